@@ -1,0 +1,28 @@
+//! Labelled messages: JSON Lines in, checked rows out.
+//!
+//! A row is one JSON object on one line: `text` and `label`, and optionally `lang` (BCP 47), `context` (the flow the bot
+//! is in) and `group` (rows of one group must stay in one split). Other fields are ignored.
+
+pub mod check;
+mod language;
+mod neighbours;
+mod row;
+
+pub use language::{Language, language};
+pub use row::{DataError, Origin, Row, RowError, RowErrorKind, RowReader, files, load, load_lenient};
+
+/// A hash of what the rows teach: texts, labels and flows in order, as 16 hexadecimal digits (FNV-1a, 64 bit).
+pub fn fingerprint<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
+    let mut hash = 0xcbf2_9ce4_8422_2325u64;
+    let mut eat = |bytes: &[u8]| {
+        for &byte in bytes.iter().chain(&[0xff]) {
+            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
+        }
+    };
+    for row in rows {
+        eat(row.text.as_bytes());
+        eat(row.label.as_bytes());
+        eat(row.context.map_or("", crate::Flow::name).as_bytes());
+    }
+    format!("{hash:016x}")
+}

@@ -1,0 +1,13 @@
+//! Kernels for x86-64 with AVX2 and FMA.
+
+use super::generic::{self, Linear};
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn linear(layer: &Linear, x: &[f32], out: &mut [f32]) {
+    generic::linear::<true>(layer, x, out);
+}
+
+#[target_feature(enable = "avx2,fma")]
+pub(super) fn gelu(x: &mut [f32]) {
+    generic::gelu::<true>(x);
+}

@@ -1,0 +1,19 @@
+//! The local inference engine: a BERT sequence classifier on the CPU, in plain Rust, on the caller's thread.
+//!
+//! [`Encoder`] takes token ids and gives logits. It runs any post-layer-norm BERT with learned positions, GELU, a pooler
+//! over the first token and a linear head (Devlin et al., 2019, <https://arxiv.org/abs/1810.04805>). Since only the first
+//! token reaches the pooler, the last layer computes keys and values for every token but queries, the output projection
+//! and the feed-forward block for the first token alone.
+//!
+//! Weights are f32 in memory, packed for the kernels, except the word embeddings, which stay as they are stored (f32,
+//! f16, bf16 or int8 with a scale per row) and are widened row by row.
+
+mod config;
+mod encoder;
+pub mod kernels;
+mod tensors;
+
+pub use config::{ConfigError, EncoderConfig};
+pub use encoder::{Encoder, Scratch};
+pub use kernels::Isa;
+pub use tensors::{TensorFile, WeightsError};

@@ -1,0 +1,155 @@
+//! How good a guard is on labelled rows, over all and for each language.
+
+mod metrics;
+pub mod tables;
+
+pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
+
+use crate::{
+    data::{Origin, Row, fingerprint},
+    guard::{Guard, Reason, Verdict},
+};
+use metrics::Outcome;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+/// Errors that [`evaluate`] keeps for reading.
+const WORST: usize = 40;
+
+/// Why an evaluation is not possible.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum EvalError {
+    /// There is nothing to measure.
+    #[error("no rows to evaluate")]
+    NoRows,
+    /// The model has never heard of a row's label.
+    #[error("{origin}: the model has no label {label:?}; it has {known}")]
+    UnknownLabel {
+        /// The row.
+        origin: Origin,
+        /// Its label.
+        label: String,
+        /// The labels of the model.
+        known: String,
+    },
+}
+
+/// What [`evaluate`] measured; `evaluation.json`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Evaluation {
+    /// The model.
+    pub model_version: String,
+    /// What computed the logits.
+    pub backend: String,
+    /// Hash of the rows, as [`fingerprint`] computes it.
+    pub data_hash: String,
+    /// All rows together.
+    pub overall: Metrics,
+    /// Rows with a flow, if there are any.
+    pub with_flow: Option<Metrics>,
+    /// By BCP 47 code; `und` for rows without one.
+    pub languages: BTreeMap<String, Metrics>,
+    /// Label names, in the order of the confusion matrix.
+    pub labels: Vec<String>,
+    /// Rows by true label (down) and final label (across).
+    pub confusion: Vec<Vec<usize>>,
+    /// Reliability of the calibrated probabilities, in bins of confidence.
+    pub calibration: Vec<Calibration>,
+    /// The most confident errors first.
+    pub worst_errors: Vec<WorstError>,
+}
+
+/// A row that the guard got wrong.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct WorstError {
+    /// `file:line`.
+    pub place: String,
+    /// The message.
+    pub text: String,
+    /// The flow, if any.
+    pub context: Option<String>,
+    /// What the row says.
+    pub label: String,
+    /// What the guard says.
+    pub predicted: String,
+    /// With what confidence.
+    pub confidence: f32,
+}
+
+/// Runs `guard` over `rows`. `progress` is called after each row with the number done.
+///
+/// # Errors
+/// [`EvalError`] when there are no rows or one has a label that the model does not know. A model without an
+/// out-of-scope class knows `out_of_scope` all the same, as what it says of messages it refuses.
+pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) -> Result<Evaluation, EvalError> {
+    if rows.is_empty() {
+        return Err(EvalError::NoRows);
+    }
+    let mut labels = guard.labels().to_vec();
+    let oos = guard.config().oos_label.clone().unwrap_or_else(|| {
+        labels.push("out_of_scope".into());
+        "out_of_scope".into()
+    });
+    let index = |label: &str| labels.iter().position(|known| known == label);
+    let oos = index(&oos).unwrap_or(labels.len() - 1);
+    let mut outcomes = Vec::with_capacity(rows.len());
+    let mut errors = Vec::new();
+    for (n, row) in rows.iter().enumerate() {
+        let gold = index(&row.label).ok_or_else(|| EvalError::UnknownLabel {
+            origin: row.origin.clone(),
+            label: row.label.clone(),
+            known: labels.join(", "),
+        })?;
+        let verdict = guard.check_message(row.context, &row.text);
+        // An empty message gets no answer from the bot; it counts as refused.
+        let predicted = verdict.label().and_then(index).unwrap_or(oos);
+        outcomes.push(outcome(gold, predicted, &verdict));
+        if predicted != gold {
+            errors.push(WorstError {
+                place: row.origin.to_string(),
+                text: row.text.clone(),
+                context: row.context.map(|flow| flow.to_string()),
+                label: row.label.clone(),
+                predicted: labels[predicted].clone(),
+                confidence: verdict.confidence(),
+            });
+        }
+        progress(n + 1);
+    }
+    errors.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    errors.truncate(WORST);
+    let measure = |keep: &dyn Fn(&Row) -> bool| {
+        let kept: Vec<&Outcome> = rows.iter().zip(&outcomes).filter(|(row, _)| keep(row)).map(|(_, o)| o).collect();
+        Metrics::measure(&kept, &labels, oos)
+    };
+    let codes: std::collections::BTreeSet<&str> = rows.iter().map(lang).collect();
+    let all: Vec<&Outcome> = outcomes.iter().collect();
+    Ok(Evaluation {
+        model_version: guard.config().model_version.clone(),
+        backend: guard.backend(),
+        data_hash: fingerprint(rows),
+        overall: measure(&|_| true),
+        with_flow: rows.iter().any(|row| row.context.is_some()).then(|| measure(&|row| row.context.is_some())),
+        languages: codes.into_iter().map(|code| (code.to_owned(), measure(&|row| lang(row) == code))).collect(),
+        confusion: metrics::confusion(&all, labels.len()).outer_iter().map(|row| row.to_vec()).collect(),
+        calibration: metrics::calibration(&all),
+        worst_errors: errors,
+        labels,
+    })
+}
+
+fn lang(row: &Row) -> &str {
+    row.lang.as_deref().unwrap_or("und")
+}
+
+fn outcome(gold: usize, predicted: usize, verdict: &Verdict) -> Outcome {
+    let (mut top, mut confidence) = (0, 0.0);
+    for (class, (_, score)) in verdict.scores().enumerate() {
+        if score > confidence {
+            (top, confidence) = (class, score);
+        }
+    }
+    let oos_score = if verdict.reason() == Reason::Empty { 1.0 } else { verdict.oos_score() };
+    Outcome { gold, predicted, confidence, hit: top == gold, oos_score }
+}

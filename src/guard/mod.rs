@@ -1,0 +1,252 @@
+//! The guard: one call from a message to a verdict.
+
+mod bundle;
+mod decision;
+mod shared;
+mod verdict;
+
+pub use bundle::{Bundle, FILES, LoadError};
+pub use decision::{EnergyGate, GuardConfig, GuardConfigError};
+pub use shared::SharedGuard;
+pub use verdict::{Reason, Verdict};
+
+use crate::{
+    engine::{self, Encoder, EncoderConfig, Isa, TensorFile},
+    label::Flow,
+    text,
+    tokenizer::{self, Tokenizer},
+};
+use std::{cell::RefCell, fmt, path::Path, sync::Arc};
+use verdict::Model;
+
+/// Computes logits from token ids: the part of a [`Guard`] that can be exchanged.
+///
+/// The local [`Encoder`] is one; the candle model of the `train` feature is another, as the reference.
+pub trait Backend: Send + Sync {
+    /// Writes one logit per label. `ids` holds 1 to `max_position_embeddings` token ids.
+    ///
+    /// A backend that fails writes NaN: the guard then refuses, with [`Reason::FarFromKnown`].
+    fn logits(&self, ids: &[u32], logits: &mut [f32]);
+
+    /// Its name in benchmark records, such as `native avx512`.
+    fn name(&self) -> String;
+}
+
+thread_local! {
+    /// One per thread, so that `check` needs neither a lock nor an allocation once it is warm.
+    static SCRATCH: RefCell<Scratch> = RefCell::default();
+    static ENGINE_SCRATCH: RefCell<engine::Scratch> = RefCell::default();
+}
+
+#[derive(Default)]
+struct Scratch {
+    tokenizer: tokenizer::Scratch,
+    ids: Vec<u32>,
+    logits: Vec<f32>,
+}
+
+impl Backend for Encoder {
+    fn logits(&self, ids: &[u32], logits: &mut [f32]) {
+        ENGINE_SCRATCH.with_borrow_mut(|scratch| self.logits(ids, scratch, logits));
+    }
+
+    fn name(&self) -> String {
+        format!("native {}", self.isa())
+    }
+}
+
+/// Labels messages. Cheap to share: every method takes `&self`, from as many threads as there are.
+///
+/// ```
+/// # #[cfg(feature = "embedded")] {
+/// use intentgate::{Flow, Guard};
+///
+/// let guard = Guard::embedded()?;
+/// let verdict = guard.check("where is my parcel? it was due on monday");
+/// assert_eq!(verdict.label(), Some("order"));
+/// let verdict = guard.check_in(Flow::Appointment, "tomorrow at 3");
+/// assert!(verdict.in_scope());
+/// # }
+/// # Ok::<(), intentgate::LoadError>(())
+/// ```
+pub struct Guard {
+    tokenizer: Tokenizer,
+    backend: Box<dyn Backend>,
+    model: Arc<Model>,
+    max_tokens: usize,
+}
+
+impl Guard {
+    /// The guard shipped with this crate, trained from the project's own datasets.
+    ///
+    /// # Errors
+    /// None in a released crate; the signature is that of the other constructors.
+    #[cfg(feature = "embedded")]
+    pub fn embedded() -> Result<Self, LoadError> {
+        Self::from_bundle(&Bundle::embedded())
+    }
+
+    /// Loads a model directory: `config.json`, `model.safetensors`, `tokenizer.json` and `guard.json`.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file that cannot be read or does not fit the others.
+    pub fn from_dir(dir: impl AsRef<Path>) -> Result<Self, LoadError> {
+        Self::from_bundle(&Bundle::from_dir(dir)?)
+    }
+
+    /// Loads a model packed into one file by `intentgate pack`, from memory.
+    ///
+    /// # Errors
+    /// [`LoadError`] when the bytes are cut short, broken or of another format.
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
+        Self::from_bundle(&Bundle::from_bytes(bytes)?)
+    }
+
+    /// Loads a model from its four files in memory.
+    ///
+    /// # Errors
+    /// [`LoadError`] names the file that is broken or does not fit the others.
+    pub fn from_bundle(bundle: &Bundle<'_>) -> Result<Self, LoadError> {
+        Self::from_bundle_for(bundle, Isa::detect())
+    }
+
+    /// Like [`Guard::from_bundle`], with the kernels of the given instruction set: for tests and benchmarks.
+    ///
+    /// # Errors
+    /// As [`Guard::from_bundle`].
+    pub fn from_bundle_for(bundle: &Bundle<'_>, isa: Isa) -> Result<Self, LoadError> {
+        Self::with_backend(bundle, |config, weights| Ok(Box::new(Encoder::load_for(config, weights, isa)?)))
+    }
+
+    /// Loads a model whose logits come from a backend of the caller's.
+    ///
+    /// # Errors
+    /// As [`Guard::from_bundle`], and whatever `build` returns.
+    pub fn with_backend(
+        bundle: &Bundle<'_>,
+        build: impl FnOnce(&EncoderConfig, &TensorFile<'_>) -> Result<Box<dyn Backend>, LoadError>,
+    ) -> Result<Self, LoadError> {
+        let config = EncoderConfig::from_json(&bundle.config)?;
+        let tokenizer = Tokenizer::from_json(&bundle.tokenizer)?;
+        let guard = GuardConfig::from_json(&bundle.guard)?;
+        let labels = config.labels();
+        guard.check(&labels)?;
+        if tokenizer.vocabulary_size() > config.vocab_size {
+            return Err(LoadError::Mismatch(format!(
+                "tokenizer.json has ids up to {}, config.json only {} embeddings",
+                tokenizer.vocabulary_size() - 1,
+                config.vocab_size
+            )));
+        }
+        let max_tokens = guard.max_tokens;
+        if max_tokens > config.max_position_embeddings {
+            return Err(LoadError::Mismatch(format!(
+                "guard.json has max_tokens {max_tokens}, config.json only {} positions",
+                config.max_position_embeddings
+            )));
+        }
+        let backend = build(&config, &TensorFile::parse(&bundle.weights)?)?;
+        let guard = Guard { tokenizer, backend, model: Arc::new(Model::new(guard, labels)), max_tokens };
+        guard.probe()?;
+        Ok(guard)
+    }
+
+    /// Runs one message, so that weights which overflow are found before the guard is put to work.
+    fn probe(&self) -> Result<(), LoadError> {
+        let logits = self.logits(None, "hello, where is my order?");
+        if logits.iter().all(|logit| logit.is_finite()) {
+            Ok(())
+        } else {
+            Err(LoadError::Backend(format!("a probe message gets the logits {logits:?}")))
+        }
+    }
+
+    /// Labels a message that arrives outside any flow.
+    ///
+    /// Any text is fine. Of a message with more than `max_tokens` tokens (see `guard.json`) the first and the last half
+    /// of that number are read. Text without any visible character has no label and [`Reason::Empty`].
+    pub fn check(&self, text: &str) -> Verdict {
+        self.check_message(None, text)
+    }
+
+    /// Labels a message that arrives while the bot is in a flow.
+    pub fn check_in(&self, flow: Flow, text: &str) -> Verdict {
+        self.check_message(Some(flow), text)
+    }
+
+    /// Labels many messages, each with the flow the bot is in, if any. Verdicts come in the order of the messages.
+    pub fn check_batch<'a>(&self, messages: impl IntoIterator<Item = (Option<Flow>, &'a str)>) -> Vec<Verdict> {
+        messages.into_iter().map(|(flow, text)| self.check_message(flow, text)).collect()
+    }
+
+    /// Labels a message; `flow` is `None` outside any flow.
+    pub fn check_message(&self, flow: Option<Flow>, text: &str) -> Verdict {
+        let text = text::normalize(text);
+        if text.is_empty() {
+            return Verdict::empty(Arc::clone(&self.model));
+        }
+        SCRATCH.with_borrow_mut(|Scratch { tokenizer, ids, logits }| {
+            ids.clear();
+            self.tokenizer.encode(flow, &text, tokenizer, ids);
+            head_and_tail(ids, self.max_tokens);
+            logits.clear();
+            logits.resize(self.model.labels().len(), 0.0);
+            self.backend.logits(ids, logits);
+            Verdict::decide(Arc::clone(&self.model), logits)
+        })
+    }
+
+    /// Raw logits of a message, in the order of [`Guard::labels`]: for evaluation and export checks.
+    pub fn logits(&self, flow: Option<Flow>, text: &str) -> Vec<f32> {
+        let ids = self.token_ids(flow, text);
+        let mut logits = vec![0.0; self.model.labels().len()];
+        self.backend.logits(&ids, &mut logits);
+        logits
+    }
+
+    /// The token ids that the encoder gets for a message.
+    pub fn token_ids(&self, flow: Option<Flow>, text: &str) -> Vec<u32> {
+        let mut ids = Vec::new();
+        self.tokenizer.encode(flow, &text::normalize(text), &mut tokenizer::Scratch::default(), &mut ids);
+        head_and_tail(&mut ids, self.max_tokens);
+        ids
+    }
+
+    /// The label names, in the order of the model's classes.
+    pub fn labels(&self) -> &[String] {
+        self.model.labels()
+    }
+
+    /// Calibration, thresholds and provenance, as in `guard.json`.
+    pub fn config(&self) -> &GuardConfig {
+        self.model.config()
+    }
+
+    /// The tokenizer.
+    pub fn tokenizer(&self) -> &Tokenizer {
+        &self.tokenizer
+    }
+
+    /// What computes the logits, such as `native avx512`.
+    pub fn backend(&self) -> String {
+        self.backend.name()
+    }
+}
+
+impl fmt::Debug for Guard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Guard")
+            .field("model_version", &self.config().model_version)
+            .field("labels", &self.labels())
+            .field("backend", &self.backend())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Cuts `ids` to `most` by taking out its middle: a request stands at the start or the end of a message far more often.
+pub(crate) fn head_and_tail(ids: &mut Vec<u32>, most: usize) {
+    if ids.len() > most {
+        let head = most.div_ceil(2);
+        ids.drain(head..ids.len() - (most - head));
+    }
+}
