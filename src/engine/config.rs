@@ -96,6 +96,14 @@ impl EncoderConfig {
         Ok(config)
     }
 
+    /// The same encoder with a head for other labels.
+    #[cfg(feature = "train")]
+    pub(crate) fn with_labels(mut self, labels: &[String]) -> Self {
+        let ours = Self::new(self.vocab_size, self.num_hidden_layers, self.hidden_size, labels);
+        (self.architectures, self.id2label, self.label2id) = (ours.architectures, ours.id2label, ours.label2id);
+        self
+    }
+
     /// The label names in class order.
     pub fn labels(&self) -> Vec<String> {
         self.id2label.values().cloned().collect()

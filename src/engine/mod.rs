@@ -16,4 +16,6 @@ mod tensors;
 pub use config::{ConfigError, EncoderConfig};
 pub use encoder::{Encoder, Scratch};
 pub use kernels::Isa;
+#[cfg(feature = "train")]
+pub(crate) use tensors::SCALE_SUFFIX;
 pub use tensors::{TensorFile, WeightsError};

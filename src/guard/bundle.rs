@@ -42,6 +42,14 @@ pub enum LoadError {
     /// The files do not belong together.
     #[error("the files of the model do not fit together: {0}")]
     Mismatch(String),
+    /// A model cannot be fetched from the Hugging Face hub.
+    #[error("cannot fetch {id:?} from the Hugging Face hub: {why}")]
+    Hub {
+        /// `OWNER/NAME`.
+        id: String,
+        /// Why.
+        why: String,
+    },
     /// The model loads but gives no usable answer, or its backend cannot be built.
     #[error("the model does not work: {0}")]
     Backend(String),

@@ -1,0 +1,193 @@
+//! `intentgate eval` and `intentgate card`.
+
+use super::{Failure, ModelArguments, bench::Record};
+use clap::Args;
+use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
+use intentgate::{
+    Guard, GuardConfig, data,
+    eval::{self, Evaluation, Metrics, tables},
+};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+/// Measure a model on labelled rows.
+///
+/// Prints accuracy, macro-F1, false refusals, out-of-scope recall, AUROC of the out-of-scope score and expected
+/// calibration error, over all and by language; precision and recall by label; the confusion matrix; and the most
+/// confident errors.
+#[derive(Args)]
+pub struct Arguments {
+    /// Files or directories of .jsonl files
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    #[command(flatten)]
+    model: ModelArguments,
+    /// Write the evaluation as JSON to FILE
+    #[arg(long, value_name = "FILE")]
+    json: Option<PathBuf>,
+    /// Most errors to print
+    #[arg(long, default_value_t = 20)]
+    errors: usize,
+    /// What computes: native, or candle as the reference
+    #[arg(long, default_value = "native")]
+    backend: super::bench::BackendKind,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let guard = arguments.backend.guard(&arguments.model.bundle()?)?;
+    let rows = data::load(&arguments.data)?;
+    let bar = super::progress_bar(rows.len(), "evaluating");
+    let evaluation = eval::evaluate(&guard, &rows, |done| bar.set_position(done as u64))?;
+    bar.finish_and_clear();
+    print(&evaluation, arguments.errors);
+    if let Some(path) = &arguments.json {
+        let json = serde_json::to_string_pretty(&evaluation)? + "\n";
+        fs::write(path, json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn print(evaluation: &Evaluation, most_errors: usize) {
+    let number = |value: Option<f64>| value.map_or("–".to_owned(), |value| format!("{value:.4}"));
+    println!("model {} on {}\n", evaluation.model_version, evaluation.backend);
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header([
+        "rows of",
+        "rows",
+        "accuracy %",
+        "macro-F1 %",
+        "in-scope acc. %",
+        "false refusal %",
+        "OOS recall %",
+        "OOS AUROC",
+        "ECE",
+    ]);
+    let mut line = |name: &str, m: &Metrics| {
+        table.add_row([
+            name.to_owned(),
+            m.rows.to_string(),
+            tables::percent(m.accuracy),
+            tables::percent(m.macro_f1),
+            tables::percent(m.in_scope_accuracy),
+            tables::percent(m.false_refusal_rate),
+            tables::percent(m.oos_recall),
+            number(m.oos_auroc),
+            format!("{:.3}", m.expected_calibration_error),
+        ]);
+    };
+    line("all", &evaluation.overall);
+    if let Some(with_flow) = &evaluation.with_flow {
+        line("with a flow", with_flow);
+    }
+    for (code, metrics) in &evaluation.languages {
+        line(code, metrics);
+    }
+    println!("{table}\n");
+
+    let mut table = Table::new();
+    let said = evaluation.labels.iter().map(String::as_str);
+    let header = ["label", "precision %", "recall %", "F1 %", "rows"];
+    table.load_style(UTF8_FULL_CONDENSED).set_header(header.into_iter().chain(["│ said:"]).chain(said));
+    for (label, counts) in evaluation.labels.iter().zip(&evaluation.confusion) {
+        let Some(m) = evaluation.overall.labels.get(label) else { continue };
+        let mut line =
+            vec![label.clone(), tables::percent(m.precision), tables::percent(m.recall), tables::percent(m.f1)];
+        line.extend([m.support.to_string(), String::new()]);
+        line.extend(counts.iter().map(usize::to_string));
+        table.add_row(line);
+    }
+    // A matrix of 150 labels is for the JSON file.
+    if evaluation.labels.len() <= 12 {
+        println!("{table}");
+    }
+    if most_errors > 0 && !evaluation.worst_errors.is_empty() {
+        println!("\nMost confident errors:");
+        for error in evaluation.worst_errors.iter().take(most_errors) {
+            let flow = error.context.as_ref().map_or(String::new(), |flow| format!(" in flow {flow}"));
+            println!(
+                "  {:.2} {} for {}{flow}: {:?} ({})",
+                error.confidence, error.predicted, error.label, error.text, error.place
+            );
+        }
+    }
+}
+
+/// Write the model card of a model directory from its guard.json and evaluation.json, and the figures of a README.
+///
+/// The card is DIR/README.md. What stands between generated marks in the README is replaced; nothing is typed by hand.
+#[derive(Args)]
+pub struct CardArguments {
+    /// Model directory
+    #[arg(long, value_name = "DIR", default_value = "models/guard")]
+    model: PathBuf,
+    /// A file with generated marks to fill as well
+    #[arg(long, value_name = "FILE")]
+    readme: Option<PathBuf>,
+    /// Benchmark records made by `intentgate bench --json`, for the speed table
+    #[arg(long, value_name = "FILE", num_args = 0..)]
+    bench: Vec<PathBuf>,
+}
+
+pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
+    let read = |path: &Path| fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
+    let dir = &arguments.model;
+    let guard = GuardConfig::from_json(&read(&dir.join("guard.json"))?)?;
+    let evaluation: Evaluation = serde_json::from_slice(&read(&dir.join("evaluation.json"))?)
+        .map_err(|error| format!("{}: {error}", dir.join("evaluation.json").display()))?;
+    if evaluation.model_version != guard.model_version {
+        let (measured, is) = (&evaluation.model_version, &guard.model_version);
+        return Err(
+            format!("evaluation.json is of model {measured}, guard.json of {is}: run `intentgate eval` first").into()
+        );
+    }
+    let size: u64 = intentgate::guard::FILES
+        .iter()
+        .map(|name| fs::metadata(dir.join(name)).map_or(0, |metadata| metadata.len()))
+        .sum();
+    let speed = arguments
+        .bench
+        .iter()
+        .map(|path| Ok(serde_json::from_slice(&read(path)?)?))
+        .collect::<Result<Vec<Record>, Failure>>()?;
+    let about = about(&guard, &Guard::from_dir(dir)?, size);
+    let mut sections = vec![
+        ("model", about),
+        ("languages", tables::languages(&evaluation)),
+        ("labels", tables::labels(&evaluation)),
+        ("confusion", tables::confusion(&evaluation)),
+    ];
+    if !speed.is_empty() {
+        sections.push(("speed", super::bench::markdown(&speed)));
+    }
+    let files = std::iter::once(dir.join("README.md")).chain(arguments.readme.clone());
+    for path in files {
+        let mut document = String::from_utf8(read(&path)?)?;
+        for (name, content) in &sections {
+            document = tables::fill(&document, name, content).unwrap_or(document);
+        }
+        fs::write(&path, document).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn about(config: &GuardConfig, guard: &Guard, size: u64) -> String {
+    let thresholds: Vec<String> = config.thresholds.iter().map(|(label, t)| format!("{label} {t}")).collect();
+    [
+        ("version", config.model_version.clone()),
+        ("labels", guard.labels().join(", ")),
+        ("languages", config.languages.join(", ")),
+        ("size on disk", format!("{:.1} MB", size as f64 / 1e6)),
+        ("vocabulary", format!("{} pieces", guard.tokenizer().vocabulary_size())),
+        ("most tokens read of a message", config.max_tokens.to_string()),
+        ("temperature", format!("{:.3}", config.temperature)),
+        ("refusal thresholds", thresholds.join(", ")),
+        ("hash of training and validation rows", config.dataset_hash.clone()),
+        ("seed", config.seed.to_string()),
+        ("made by", config.created_by.clone()),
+    ]
+    .iter()
+    .fold("| | |\n|---|---|".to_owned(), |table, (name, value)| format!("{table}\n| {name} | {value} |"))
+}

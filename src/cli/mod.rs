@@ -1,0 +1,129 @@
+//! Arguments, progress bars and printing; all the work is in the library.
+
+mod bench;
+mod classify;
+mod data;
+mod eval;
+mod pack;
+#[cfg(feature = "train")]
+mod train;
+#[cfg(feature = "train")]
+mod vocab;
+
+use clap::{Args, Parser, Subcommand};
+use indicatif::{ProgressBar, ProgressStyle};
+use intentgate::{Bundle, Guard, LoadError};
+use std::{
+    io::{self, Write},
+    path::PathBuf,
+    process::ExitCode,
+};
+
+/// Tells whether a customer's message is the business's business: order, appointment, faq, shopping_guide or
+/// out_of_scope. Runs on this machine; calls nothing.
+///
+/// Results go to stdout, everything else to stderr. Exit codes: 0 all went well, 1 something in the input or the model is
+/// wrong, 2 the arguments are.
+#[derive(Parser)]
+#[command(version, about, max_term_width = 100, arg_required_else_help = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    Classify(classify::Arguments),
+    #[cfg(feature = "train")]
+    Train(train::Arguments),
+    Eval(eval::Arguments),
+    Bench(bench::Arguments),
+    /// Look into datasets.
+    #[command(subcommand)]
+    Data(data::Command),
+    #[cfg(feature = "train")]
+    Vocab(vocab::Arguments),
+    Pack(pack::Arguments),
+    Card(eval::CardArguments),
+}
+
+/// Any error, with what it was about. The command prints it and returns 1.
+type Failure = Box<dyn std::error::Error>;
+
+pub fn run() -> ExitCode {
+    let result = match Cli::parse().command {
+        Command::Classify(arguments) => classify::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Train(arguments) => train::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
+        Command::Data(command) => data::run(&command),
+        #[cfg(feature = "train")]
+        Command::Vocab(arguments) => vocab::run(&arguments),
+        Command::Pack(arguments) => pack::run(&arguments),
+        Command::Card(arguments) => eval::card(&arguments),
+    };
+    match result {
+        Ok(code) => code,
+        // Whoever reads our output has heard enough, as in `intentgate classify | head`.
+        Err(error) if is_broken_pipe(&*error) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
+    error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
+}
+
+/// Which model to use.
+#[derive(Args)]
+struct ModelArguments {
+    /// Model directory, or a file made by `intentgate pack` [default: the model inside this program]
+    #[arg(long, value_name = "DIR")]
+    model: Option<PathBuf>,
+}
+
+impl ModelArguments {
+    fn bundle(&self) -> Result<Bundle<'static>, LoadError> {
+        match &self.model {
+            Some(path) if path.is_file() => {
+                let bytes = std::fs::read(path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
+                let bundle = Bundle::from_bytes(&bytes)?;
+                Ok(Bundle {
+                    config: bundle.config.into_owned().into(),
+                    weights: bundle.weights.into_owned().into(),
+                    tokenizer: bundle.tokenizer.into_owned().into(),
+                    guard: bundle.guard.into_owned().into(),
+                })
+            }
+            Some(path) => Bundle::from_dir(path),
+            #[cfg(feature = "embedded")]
+            None => Ok(Bundle::embedded()),
+            #[cfg(not(feature = "embedded"))]
+            None => Err(LoadError::Backend("this program was built without a model: name one with --model".into())),
+        }
+    }
+
+    fn guard(&self) -> Result<Guard, LoadError> {
+        Guard::from_bundle(&self.bundle()?)
+    }
+}
+
+/// A bar on stderr with rate and time left; hidden where stderr is no terminal.
+fn progress_bar(len: usize, what: &str) -> ProgressBar {
+    let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} {per_sec} {eta} left {msg}");
+    ProgressBar::new(len as u64)
+        .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
+        .with_prefix(what.to_owned())
+}
+
+/// Writes `json` and a line end to stdout.
+fn print_json(json: &impl serde::Serialize, pretty: bool) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    if pretty { serde_json::to_writer_pretty(&mut out, json) } else { serde_json::to_writer(&mut out, json) }
+        .map_err(io::Error::from)?;
+    Ok(writeln!(out)?)
+}

@@ -1,0 +1,29 @@
+//! `intentgate pack`.
+
+use super::{Failure, ModelArguments};
+use clap::Args;
+use intentgate::Guard;
+use std::{fs, path::PathBuf, process::ExitCode};
+
+/// Pack a model directory into one file, for `include_bytes!` and `Guard::from_bytes`.
+#[derive(Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    model: ModelArguments,
+    /// The file to write
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let bytes = arguments.model.bundle()?.to_bytes()?;
+    let guard = Guard::from_bytes(&bytes)?;
+    fs::write(&arguments.out, &bytes).map_err(|error| format!("cannot write {}: {error}", arguments.out.display()))?;
+    eprintln!(
+        "{}: model {}, {:.1} MB",
+        arguments.out.display(),
+        guard.config().model_version,
+        bytes.len() as f64 / 1e6
+    );
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,252 @@
+//! `intentgate train`.
+
+use super::Failure;
+use candle_core::Device;
+use clap::{Args, ValueEnum};
+use indicatif::ProgressBar;
+use intentgate::{
+    Bundle, data,
+    model::Dtype,
+    train::{self, Epoch, Job, Observer, Options, TrainError},
+};
+use std::{
+    fs,
+    path::PathBuf,
+    process::ExitCode,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Instant,
+};
+
+/// Train a guard from labelled rows.
+///
+/// Writes a model directory: config.json, model.safetensors, tokenizer.json and guard.json (temperature and thresholds,
+/// calibrated on the validation rows). Ctrl-C leaves a checkpoint in DIR/.checkpoint, from which --resume goes on.
+#[derive(Args)]
+#[command(after_help = "Example, the shipped model:
+  intentgate train --data datasets/train --valid datasets/valid --out models/guard --dtype int8")]
+pub struct Arguments {
+    /// Rows to fit: files or directories of .jsonl files
+    #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
+    data: Vec<PathBuf>,
+    /// Rows for early stopping and calibration [default: a tenth of the groups of --data]
+    #[arg(long, value_name = "PATH", num_args = 1..)]
+    valid: Vec<PathBuf>,
+    /// The model directory to write
+    #[arg(long, value_name = "DIR")]
+    out: PathBuf,
+    /// Start from this encoder instead of fresh weights
+    #[arg(long, value_name = "DIR|hf:ID")]
+    base: Option<String>,
+    /// Vocabulary for fresh weights [default: that of the model inside this program]
+    #[arg(long, value_name = "FILE", conflicts_with = "base")]
+    tokenizer: Option<PathBuf>,
+    /// The label of messages that must not be answered [default: out_of_scope, if rows have it]
+    #[arg(long, value_name = "LABEL")]
+    oos_label: Option<String>,
+    /// Go on from the checkpoint of an interrupted run with the same arguments
+    #[arg(long)]
+    resume: bool,
+    /// Where to compute
+    #[arg(long, default_value = "cpu")]
+    device: DeviceKind,
+    /// Number format of the weights: f32, f16 or int8
+    #[arg(long, default_value = "f16")]
+    dtype: Dtype,
+    #[arg(long, default_value_t = Options::default().seed)]
+    seed: u64,
+    /// Most passes over the rows
+    #[arg(long, default_value_t = Options::default().epochs, help_heading = "Recipe")]
+    epochs: usize,
+    /// Messages in a step
+    #[arg(long, default_value_t = Options::default().batch_size, help_heading = "Recipe")]
+    batch_size: usize,
+    /// Highest learning rate of encoder and head
+    #[arg(long, default_value_t = Options::default().learning_rate, help_heading = "Recipe")]
+    learning_rate: f64,
+    /// Highest learning rate of the word embeddings; 0 freezes them
+    #[arg(long, default_value_t = Options::default().word_learning_rate, help_heading = "Recipe")]
+    word_learning_rate: f64,
+    /// Share of steps over which the learning rate rises
+    #[arg(long, default_value_t = Options::default().warmup, help_heading = "Recipe")]
+    warmup: f64,
+    #[arg(long, default_value_t = Options::default().weight_decay, help_heading = "Recipe")]
+    weight_decay: f64,
+    /// Largest norm of the gradient
+    #[arg(long, default_value_t = Options::default().clip, help_heading = "Recipe")]
+    clip: f64,
+    #[arg(long, default_value_t = Options::default().dropout, help_heading = "Recipe")]
+    dropout: f64,
+    #[arg(long, default_value_t = Options::default().label_smoothing, help_heading = "Recipe")]
+    label_smoothing: f64,
+    /// Share of rows changed anew in every epoch: typos, accents, punctuation, digits, greetings, emoji, flows
+    #[arg(long, default_value_t = Options::default().augment, help_heading = "Recipe")]
+    augment: f64,
+    /// Epochs without a better validation accuracy before training stops
+    #[arg(long, default_value_t = Options::default().patience, help_heading = "Recipe")]
+    patience: usize,
+    /// Most tokens of a message
+    #[arg(long, default_value_t = Options::default().max_tokens, help_heading = "Recipe")]
+    max_tokens: usize,
+    /// Transformer layers, for fresh weights
+    #[arg(long, default_value_t = Options::default().layers, help_heading = "Recipe")]
+    layers: usize,
+    /// Hidden size, for fresh weights
+    #[arg(long, default_value_t = Options::default().hidden_size, help_heading = "Recipe")]
+    hidden_size: usize,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum DeviceKind {
+    Cpu,
+    Cuda,
+}
+
+impl DeviceKind {
+    fn device(self) -> Result<Device, Failure> {
+        match self {
+            DeviceKind::Cpu => Ok(Device::Cpu),
+            DeviceKind::Cuda if cfg!(feature = "cuda") => Ok(Device::new_cuda(0)?),
+            DeviceKind::Cuda => Err("this program was built without the feature `cuda`".into()),
+        }
+    }
+}
+
+pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let rows = data::load(&arguments.data)?;
+    let valid = if arguments.valid.is_empty() { Vec::new() } else { data::load(&arguments.valid)? };
+    let base = arguments.base.as_deref().map(base).transpose()?;
+    let tokenizer = match (&arguments.tokenizer, &base) {
+        (Some(path), _) => fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?,
+        (None, Some(base)) => base.tokenizer.to_vec(),
+        (None, None) => default_tokenizer()?,
+    };
+    let stop = Arc::new(AtomicBool::new(false));
+    let signal = Arc::clone(&stop);
+    ctrlc::set_handler(move || {
+        if signal.swap(true, Ordering::Relaxed) {
+            // Asked twice: do not wait for the checkpoint.
+            std::process::exit(130);
+        }
+        eprintln!("\nstopping after this step; once more to stop at once");
+    })?;
+    let job = Job {
+        rows: &rows,
+        valid: &valid,
+        tokenizer: &tokenizer,
+        base: base.as_ref(),
+        oos_label: arguments.oos_label.as_deref(),
+        out: &arguments.out,
+        options: options(arguments),
+        device: arguments.device.device()?,
+        resume: arguments.resume,
+    };
+    eprintln!("{} rows to fit, {} to validate on", rows.len(), valid.len());
+    let mut progress = Progress { bar: super::progress_bar(0, "training"), stop, began: Instant::now(), loss: None };
+    let trained = match train::train(&job, &mut progress) {
+        Err(error @ TrainError::Interrupted(_)) => {
+            progress.bar.abandon();
+            eprintln!("{error}; go on with the same command and --resume");
+            return Ok(ExitCode::from(130));
+        }
+        other => other?,
+    };
+    progress.bar.finish_and_clear();
+    let config = trained.guard.config();
+    let best = trained.epochs.iter().rev().find(|epoch| epoch.best);
+    eprintln!(
+        "{}: model {}, validation accuracy {:.2} %, {:.0} s",
+        arguments.out.display(),
+        config.model_version,
+        100.0 * best.map_or(0.0, |epoch| epoch.valid_accuracy),
+        progress.began.elapsed().as_secs_f64()
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn options(arguments: &Arguments) -> Options {
+    Options {
+        layers: arguments.layers,
+        hidden_size: arguments.hidden_size,
+        epochs: arguments.epochs,
+        batch_size: arguments.batch_size,
+        learning_rate: arguments.learning_rate,
+        word_learning_rate: arguments.word_learning_rate,
+        warmup: arguments.warmup,
+        weight_decay: arguments.weight_decay,
+        clip: arguments.clip,
+        dropout: arguments.dropout,
+        label_smoothing: arguments.label_smoothing,
+        augment: arguments.augment,
+        patience: arguments.patience,
+        max_tokens: arguments.max_tokens,
+        seed: arguments.seed,
+        dtype: arguments.dtype,
+    }
+}
+
+/// A base encoder: a directory, or `hf:` and the name of a repository on the Hugging Face hub.
+fn base(name: &str) -> Result<Bundle<'static>, Failure> {
+    let dir = match name.strip_prefix("hf:") {
+        Some(id) => hub(id)?,
+        None => PathBuf::from(name),
+    };
+    Ok(train::base_from_dir(&dir)?)
+}
+
+#[cfg(feature = "hub")]
+fn hub(id: &str) -> Result<PathBuf, Failure> {
+    Ok(train::fetch_base(id)?)
+}
+
+#[cfg(not(feature = "hub"))]
+fn hub(id: &str) -> Result<PathBuf, Failure> {
+    Err(format!("cannot fetch {id}: this program was built without the feature `hub`").into())
+}
+
+#[cfg(feature = "embedded")]
+fn default_tokenizer() -> Result<Vec<u8>, Failure> {
+    Ok(Bundle::embedded().tokenizer.into_owned())
+}
+
+#[cfg(not(feature = "embedded"))]
+fn default_tokenizer() -> Result<Vec<u8>, Failure> {
+    Err("this program was built without a model: name a vocabulary with --tokenizer".into())
+}
+
+struct Progress {
+    bar: ProgressBar,
+    stop: Arc<AtomicBool>,
+    began: Instant,
+    /// Running mean, for a steady display.
+    loss: Option<f32>,
+}
+
+impl Observer for Progress {
+    fn step(&mut self, step: usize, of: usize, loss: f32, learning_rate: f64) {
+        let mean = self.loss.map_or(loss, |mean| 0.98 * mean + 0.02 * loss);
+        self.loss = Some(mean);
+        self.bar.set_length(of as u64);
+        self.bar.set_position(step as u64);
+        self.bar.set_message(format!("loss {mean:.3} rate {learning_rate:.1e}"));
+    }
+
+    fn epoch(&mut self, epoch: &Epoch) {
+        let mark = if epoch.best { " *" } else { "" };
+        let line = format!(
+            "epoch {}: loss {:.4}, validation accuracy {:.2} %, {:.0} s{mark}",
+            epoch.epoch,
+            epoch.loss,
+            100.0 * epoch.valid_accuracy,
+            self.began.elapsed().as_secs_f64()
+        );
+        // Through the bar where there is one, so that it is not torn; plainly into a log.
+        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+    }
+
+    fn should_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}

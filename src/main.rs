@@ -1,0 +1,9 @@
+//! The `intentgate` command.
+
+#![forbid(unsafe_code)]
+
+mod cli;
+
+fn main() -> std::process::ExitCode {
+    cli::run()
+}

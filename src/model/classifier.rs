@@ -1,0 +1,341 @@
+//! The trainable BERT classifier.
+
+use super::{EmbeddingTable, WORD_EMBEDDINGS};
+use crate::engine::{EncoderConfig, TensorFile, WeightsError};
+use candle_core::{D, Device, Result, Tensor, Var};
+use candle_nn::ops::softmax;
+use rand::{Rng, RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+use std::collections::{BTreeMap, HashMap};
+
+/// Messages of one training or evaluation step, padded to the longest.
+#[derive(Debug)]
+pub struct Batch {
+    /// The distinct token ids of the batch.
+    pub(crate) rows: Vec<u32>,
+    /// Indices into `rows`, `messages x tokens`.
+    ids: Tensor,
+    /// 0 for a token, a large negative number for padding; `messages x 1 x 1 x tokens`.
+    mask: Tensor,
+    messages: usize,
+    tokens: usize,
+}
+
+impl Batch {
+    /// Pads messages of token ids. None of them may be empty.
+    ///
+    /// # Errors
+    /// Candle's, when the tensors cannot be made on the device.
+    pub fn new(messages: &[Vec<u32>], device: &Device) -> Result<Self> {
+        let tokens = messages.iter().map(Vec::len).max().unwrap_or(0);
+        let mut rows = Vec::new();
+        let mut index: HashMap<u32, u32> = HashMap::new();
+        let mut ids = Vec::with_capacity(messages.len() * tokens);
+        let mut mask = Vec::with_capacity(messages.len() * tokens);
+        for message in messages {
+            for t in 0..tokens {
+                // Padding repeats a token of the message; the mask hides it.
+                let id = message[t.min(message.len() - 1)];
+                ids.push(*index.entry(id).or_insert_with(|| {
+                    rows.push(id);
+                    rows.len() as u32 - 1
+                }));
+                mask.push(if t < message.len() { 0.0f32 } else { -1e9 });
+            }
+        }
+        let messages = messages.len();
+        Ok(Batch {
+            rows,
+            ids: Tensor::from_vec(ids, messages * tokens, device)?,
+            mask: Tensor::from_vec(mask, (messages, 1, 1, tokens), device)?,
+            messages,
+            tokens,
+        })
+    }
+}
+
+/// A BERT sequence classifier whose weights are candle variables, except the word embeddings.
+#[derive(Debug)]
+pub struct Classifier {
+    config: EncoderConfig,
+    device: Device,
+    /// By their standard names.
+    variables: BTreeMap<String, Var>,
+    /// The word embeddings.
+    pub words: EmbeddingTable,
+}
+
+/// Seeded dropout; `None` where nothing is dropped.
+type Dropout<'a> = Option<&'a mut ChaCha8Rng>;
+
+impl Classifier {
+    /// Fresh weights: normal with the configuration's standard deviation, biases 0, layer norms 1.
+    ///
+    /// # Errors
+    /// Candle's, when the tensors cannot be made on the device.
+    pub fn new(config: &EncoderConfig, seed: u64, device: &Device) -> Result<Self> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut variables = BTreeMap::new();
+        for (name, shape) in shapes(config) {
+            let count = shape.iter().product();
+            let values = initial_values(&name, count, config.initializer_range, &mut rng);
+            variables.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?);
+        }
+        let count = config.vocab_size * config.hidden_size;
+        let words = initial_values(WORD_EMBEDDINGS, count, config.initializer_range, &mut rng);
+        let words = EmbeddingTable::new(words, config.hidden_size);
+        Ok(Classifier { config: config.clone(), device: device.clone(), variables, words })
+    }
+
+    /// Weights from a safetensors file; the pooler and the head are fresh where the file has none, or the head has
+    /// another number of labels.
+    ///
+    /// # Errors
+    /// [`WeightsError`] as the engine's loader, or candle's, as a message, when the device fails.
+    pub fn load(
+        config: &EncoderConfig,
+        file: &TensorFile<'_>,
+        seed: u64,
+        device: &Device,
+    ) -> std::result::Result<Self, LoadClassifierError> {
+        let mut classifier = Classifier::new(config, seed, device)?;
+        let labels = config.id2label.len();
+        for (name, variable) in &classifier.variables {
+            let head = name.starts_with("classifier.") && file.shape(name).is_none_or(|shape| shape[0] != labels);
+            if head || (name.starts_with("bert.pooler.") && !file.contains(name)) {
+                continue;
+            }
+            let shape = variable.dims();
+            variable.set(&Tensor::from_vec(file.read(name, shape)?, shape, device)?)?;
+        }
+        let shape = [config.vocab_size, config.hidden_size];
+        classifier.words = EmbeddingTable::new(file.read(WORD_EMBEDDINGS, &shape)?, config.hidden_size);
+        Ok(classifier)
+    }
+
+    /// The shape.
+    pub fn config(&self) -> &EncoderConfig {
+        &self.config
+    }
+
+    /// The device of the variables.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// Every variable by its standard name; the word embeddings are not among them.
+    pub fn variables(&self) -> &BTreeMap<String, Var> {
+        &self.variables
+    }
+
+    /// Logits, `messages x labels`. `words` are the embeddings of `batch.rows`; `dropout` is given while training.
+    pub(crate) fn forward(&self, batch: &Batch, words: &Tensor, mut dropout: Dropout<'_>) -> Result<Tensor> {
+        let &Batch { messages, tokens, .. } = batch;
+        let h = self.config.hidden_size;
+        let words = words.index_select(&batch.ids, 0)?.reshape((messages, tokens, h))?;
+        let positions = self.get("bert.embeddings.position_embeddings.weight")?.narrow(0, 0, tokens)?;
+        let types = self.get("bert.embeddings.token_type_embeddings.weight")?.narrow(0, 0, 1)?;
+        let hidden = words.broadcast_add(&positions.broadcast_add(&types)?)?;
+        let hidden = self.layer_norm("bert.embeddings.LayerNorm", &hidden)?;
+        let mut hidden = self.drop(hidden, &mut dropout)?;
+        let layers = self.config.num_hidden_layers;
+        for n in 0..layers {
+            // Only the first token reaches the pooler, so the last layer computes only that.
+            let wanted = if n + 1 == layers { 1 } else { tokens };
+            hidden = self.layer(n, &hidden, wanted, &batch.mask, &mut dropout)?;
+        }
+        let pooled = self.linear("bert.pooler.dense", &hidden.reshape((messages, h))?)?.tanh()?;
+        let pooled = self.drop(pooled, &mut dropout)?;
+        self.linear("classifier", &pooled)
+    }
+
+    /// Logits of a batch outside training.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
+        let words = self.words.gather(&batch.rows, &self.device)?;
+        self.forward(batch, words.as_detached_tensor().as_ref(), None)
+    }
+
+    fn layer(
+        &self,
+        n: usize,
+        hidden: &Tensor,
+        wanted: usize,
+        mask: &Tensor,
+        dropout: &mut Dropout<'_>,
+    ) -> Result<Tensor> {
+        let layer = format!("bert.encoder.layer.{n}");
+        let (messages, tokens, h) = hidden.dims3()?;
+        let heads = self.config.num_attention_heads;
+        let split =
+            |x: Tensor, tokens: usize| x.reshape((messages, tokens, heads, h / heads))?.transpose(1, 2)?.contiguous();
+        let queried = hidden.narrow(1, 0, wanted)?.contiguous()?;
+        let query = split(self.linear(&format!("{layer}.attention.self.query"), &queried)?, wanted)?;
+        let key = split(self.linear(&format!("{layer}.attention.self.key"), hidden)?, tokens)?;
+        let value = split(self.linear(&format!("{layer}.attention.self.value"), hidden)?, tokens)?;
+        let scores = (query.matmul(&key.t()?.contiguous()?)? * (1.0 / ((h / heads) as f64).sqrt()))?;
+        let weights = softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
+        let context = weights.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((messages, wanted, h))?;
+        let attended = self.linear(&format!("{layer}.attention.output.dense"), &context)?;
+        let attended = (self.drop(attended, dropout)? + queried)?;
+        let attended = self.layer_norm(&format!("{layer}.attention.output.LayerNorm"), &attended)?;
+        let wide = self.linear(&format!("{layer}.intermediate.dense"), &attended)?.gelu_erf()?;
+        let output = self.linear(&format!("{layer}.output.dense"), &wide)?;
+        let output = (self.drop(output, dropout)? + attended)?;
+        self.layer_norm(&format!("{layer}.output.LayerNorm"), &output)
+    }
+
+    fn get(&self, name: &str) -> Result<&Var> {
+        self.variables.get(name).ok_or_else(|| candle_core::Error::Msg(format!("no variable {name:?}")))
+    }
+
+    /// `x * weightᵀ + bias` over the last dimension.
+    fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let weight = self.get(&format!("{name}.weight"))?;
+        let (outputs, inputs) = weight.dims2()?;
+        // One product of two matrices: a batched product would walk the weight once per message.
+        let flat = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
+        let flat = flat.broadcast_add(self.get(&format!("{name}.bias"))?)?;
+        let mut shape = x.dims().to_vec();
+        if let Some(last) = shape.last_mut() {
+            *last = outputs;
+        }
+        flat.reshape(shape)
+    }
+
+    /// Layer norm from primitives, which have gradients.
+    fn layer_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
+        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
+        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
+        let scaled = centred.broadcast_div(&(variance + self.config.layer_norm_eps)?.sqrt()?)?;
+        scaled.broadcast_mul(self.get(&format!("{name}.weight"))?)?.broadcast_add(self.get(&format!("{name}.bias"))?)
+    }
+
+    /// Zeroes a share of the values and scales up the rest. Candle's own dropout cannot be seeded on the CPU.
+    fn drop(&self, x: Tensor, dropout: &mut Dropout<'_>) -> Result<Tensor> {
+        let rate = self.config.hidden_dropout_prob as f32;
+        let Some(rng) = dropout.as_mut().filter(|_| rate > 0.0) else { return Ok(x) };
+        let border = (rate * 256.0) as u8;
+        let scale = 256.0 / (256.0 - f32::from(border));
+        let mut bytes = vec![0u8; x.elem_count()];
+        rng.fill_bytes(&mut bytes);
+        let mask: Vec<f32> = bytes.into_iter().map(|byte| if byte < border { 0.0 } else { scale }).collect();
+        let mask = Tensor::from_vec(mask, x.dims(), &self.device)?;
+        x * mask
+    }
+}
+
+/// Why [`Classifier::load`] failed.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum LoadClassifierError {
+    /// The file does not fit the configuration.
+    #[error(transparent)]
+    Weights(#[from] WeightsError),
+    /// The device failed.
+    #[error(transparent)]
+    Candle(#[from] candle_core::Error),
+}
+
+/// Every tensor of the model but the word embeddings, with its shape.
+fn shapes(config: &EncoderConfig) -> Vec<(String, Vec<usize>)> {
+    let (h, wide) = (config.hidden_size, config.intermediate_size);
+    let mut shapes = vec![
+        ("bert.embeddings.position_embeddings.weight".to_owned(), vec![config.max_position_embeddings, h]),
+        ("bert.embeddings.token_type_embeddings.weight".to_owned(), vec![config.type_vocab_size, h]),
+    ];
+    let mut add = |name: String, shape: &[usize]| {
+        shapes.push((format!("{name}.weight"), shape.to_vec()));
+        shapes.push((format!("{name}.bias"), vec![shape[0]]));
+    };
+    add("bert.embeddings.LayerNorm".into(), &[h]);
+    for n in 0..config.num_hidden_layers {
+        let layer = format!("bert.encoder.layer.{n}");
+        for part in ["query", "key", "value"] {
+            add(format!("{layer}.attention.self.{part}"), &[h, h]);
+        }
+        add(format!("{layer}.attention.output.dense"), &[h, h]);
+        add(format!("{layer}.attention.output.LayerNorm"), &[h]);
+        add(format!("{layer}.intermediate.dense"), &[wide, h]);
+        add(format!("{layer}.output.dense"), &[h, wide]);
+        add(format!("{layer}.output.LayerNorm"), &[h]);
+    }
+    add("bert.pooler.dense".into(), &[h, h]);
+    add("classifier".into(), &[config.id2label.len(), h]);
+    shapes
+}
+
+fn initial_values(name: &str, count: usize, deviation: f64, rng: &mut ChaCha8Rng) -> Vec<f32> {
+    if name.ends_with(".bias") {
+        return vec![0.0; count];
+    }
+    if name.ends_with("LayerNorm.weight") {
+        return vec![1.0; count];
+    }
+    (0..count).map(|_| (normal(rng) * deviation) as f32).collect()
+}
+
+/// A standard normal number, by the method of Box and Muller.
+fn normal(rng: &mut ChaCha8Rng) -> f64 {
+    let (u, v): (f64, f64) = (1.0 - rng.random::<f64>(), rng.random());
+    (-2.0 * u.ln()).sqrt() * (std::f64::consts::TAU * v).cos()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    fn tiny() -> EncoderConfig {
+        let labels = ["a", "b", "c"].map(String::from);
+        EncoderConfig { initializer_range: 0.2, ..EncoderConfig::new(50, 3, 64, &labels) }
+    }
+
+    #[test]
+    fn every_variable_gets_a_gradient() {
+        let classifier = Classifier::new(&tiny(), 1, &Device::Cpu).unwrap();
+        let batch = Batch::new(&[vec![0, 7, 9, 2], vec![0, 11, 2], vec![0, 5, 6, 8, 13, 2]], &Device::Cpu).unwrap();
+        let words = classifier.words.gather(&batch.rows, &Device::Cpu).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let logits = classifier.forward(&batch, &words, Some(&mut rng)).unwrap();
+        // Cross entropy against a class for each message: a plain sum would hide what softmax takes away.
+        let targets = Tensor::new(&[[1f32, 0., 0.], [0., 1., 0.], [0., 0., 1.]], &Device::Cpu).unwrap();
+        let loss = (candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap() * targets).unwrap().sum_all().unwrap();
+        let gradients = loss.backward().unwrap();
+        for (name, variable) in classifier.variables.iter().map(|(n, v)| (n.as_str(), v)).chain([("words", &words)]) {
+            let gradient = gradients.get(variable).unwrap_or_else(|| panic!("{name} has no gradient"));
+            let values: Vec<f32> = gradient.flatten_all().unwrap().to_vec1().unwrap();
+            assert!(values.iter().all(|x| x.is_finite()), "{name}");
+            // A bias added to every key shifts all scores of a query alike, which softmax does not see.
+            if !name.ends_with("self.key.bias") {
+                assert!(values.iter().any(|x| x.abs() > 1e-7), "{name} has a gradient of zero");
+            }
+        }
+    }
+
+    #[test]
+    fn padding_changes_nothing() {
+        let classifier = Classifier::new(&tiny(), 2, &Device::Cpu).unwrap();
+        let messages = [vec![0, 7, 9, 2], vec![0, 2], vec![0, 5, 6, 8, 13, 2]];
+        let logits = |messages: &[Vec<u32>]| -> Vec<Vec<f32>> {
+            classifier.logits(&Batch::new(messages, &Device::Cpu).unwrap()).unwrap().to_vec2().unwrap()
+        };
+        for (message, together) in messages.iter().zip(logits(&messages)) {
+            for (alone, together) in logits(std::slice::from_ref(message))[0].iter().zip(together) {
+                assert!((alone - together).abs() < 1e-5);
+            }
+        }
+    }
+
+    #[test]
+    fn dropout_keeps_the_mean() {
+        let classifier = Classifier::new(&tiny(), 3, &Device::Cpu).unwrap();
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let ones = Tensor::ones(100_000, DType::F32, &Device::Cpu).unwrap();
+        let dropped = classifier.drop(ones, &mut Some(&mut rng)).unwrap();
+        let mean: f32 = dropped.mean_all().unwrap().to_scalar().unwrap();
+        assert!((mean - 1.0).abs() < 0.01, "{mean}");
+    }
+}

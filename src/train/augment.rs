@@ -1,0 +1,178 @@
+//! Small changes to a message that leave its label alone: what thumbs, keyboards and habits do to text.
+
+use crate::{data::Row, label::Flow};
+use rand::{Rng, RngExt, seq::IndexedRandom};
+use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
+
+/// A message in words, not in one or two, keeps its meaning when a flow is added.
+const ENOUGH_FOR_A_FLOW: usize = 24;
+
+/// Changes a share of the rows at random: a typo, lost accents or punctuation, other digits, a greeting or an emoji
+/// more, or the flow that fits the label.
+///
+/// Case is not among the changes: normalisation takes it away.
+#[derive(Clone, Copy, Debug)]
+pub struct Augment {
+    share: f64,
+}
+
+type Change = fn(&mut Row, &mut dyn Rng);
+
+const CHANGES: &[Change] =
+    &[typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow];
+
+impl Augment {
+    /// Changes this share of rows, 0 to 1.
+    pub fn new(share: f64) -> Self {
+        Augment { share }
+    }
+
+    /// A changed copy of `row`, or `None` where it stays as it is.
+    pub fn apply(&self, row: &Row, rng: &mut impl Rng) -> Option<Row> {
+        if !rng.random_bool(self.share) {
+            return None;
+        }
+        let mut changed = row.clone();
+        for _ in 0..rng.random_range(1..=2) {
+            if let Some(change) = CHANGES.choose(rng) {
+                change(&mut changed, rng);
+            }
+        }
+        Some(changed)
+    }
+}
+
+/// Two letters swapped, one lost, or one doubled.
+fn typo(row: &mut Row, rng: &mut dyn Rng) {
+    let mut chars: Vec<char> = row.text.chars().collect();
+    if chars.len() < 6 {
+        return;
+    }
+    let at = rng.random_range(1..chars.len() - 1);
+    // Elsewhere than between plain letters a slip can change what is said: an order number, a Han character.
+    if !(chars[at].is_alphabetic() && chars[at + 1].is_alphabetic() && (chars[at] as u32) < 0x1000) {
+        return;
+    }
+    match rng.random_range(0..3) {
+        0 => chars.swap(at, at + 1),
+        1 => {
+            chars.remove(at);
+        }
+        _ => chars.insert(at, chars[at]),
+    }
+    row.text = chars.into_iter().collect();
+}
+
+/// Latin and Greek letters lose their accents; marks of other scripts are part of the spelling.
+fn drop_accents(row: &mut Row, _: &mut dyn Rng) {
+    row.text = row.text.nfd().filter(|&c| !(is_combining_mark(c) && (c as u32) < 0x400)).nfc().collect();
+}
+
+fn drop_punctuation(row: &mut Row, _: &mut dyn Rng) {
+    let kept: String = row
+        .text
+        .chars()
+        .filter(|c| !matches!(c, '.' | ',' | '!' | '?' | '¿' | '¡' | '？' | '！' | '。' | '，' | '؟' | '،' | '।'))
+        .collect();
+    if kept.chars().any(char::is_alphanumeric) {
+        row.text = kept;
+    }
+}
+
+/// Every digit becomes another one, in messages that are more than a number.
+fn other_digits(row: &mut Row, rng: &mut dyn Rng) {
+    if row.text.chars().filter(|c| c.is_alphabetic()).count() < 8 || row.label == super::OOS_LABEL {
+        return;
+    }
+    row.text = row.text.chars().map(|c| if matches!(c, '1'..='9') { rng.random_range('1'..='9') } else { c }).collect();
+}
+
+/// A greeting in front, in the language of the row.
+fn greet(row: &mut Row, rng: &mut dyn Rng) {
+    let greetings: &[&str] = match row.lang.as_deref().unwrap_or_default() {
+        "en" => &["hi", "hello,", "hey", "good morning", "Hi there,", "excuse me"],
+        "es" => &["hola", "buenas", "buenos días,", "hola buenas tardes", "oye"],
+        "pt" => &["oi", "olá,", "bom dia", "boa tarde,", "oii tudo bem?"],
+        "id" => &["halo", "kak", "permisi", "siang kak", "min"],
+        "ms" => &["hi", "salam", "assalamualaikum", "hello boss", "tanya sikit"],
+        "ar" => &["السلام عليكم", "مرحبا", "هلا", "مساء الخير", "لو سمحت"],
+        "hi" => &["नमस्ते", "हेलो", "भैया", "नमस्कार जी", "सुनिए"],
+        "hi-Latn" => &["hi", "hello bhaiya", "namaste", "suno", "hello ji"],
+        "zh" => &["你好", "您好，", "在吗", "hi", "亲"],
+        "zh-Hant" => &["你好", "您好，", "唔該", "哈囉", "請問"],
+        "fr" => &["bonjour", "bonsoir,", "salut", "coucou", "bjr"],
+        "de" => &["hallo", "guten Tag,", "moin", "hi", "servus"],
+        "it" => &["ciao", "buongiorno,", "salve", "buonasera", "scusate"],
+        "nl" => &["hoi", "hallo,", "goedemiddag", "hey", "dag"],
+        "pl" => &["cześć", "dzień dobry,", "hej", "witam", "dobry wieczór"],
+        "tr" => &["merhaba", "selam", "iyi günler,", "kolay gelsin", "slm"],
+        "ru" => &["здравствуйте", "добрый день,", "привет", "доброго времени", "алло"],
+        "vi" => &["chào shop", "alo", "shop ơi", "ad ơi", "xin chào,"],
+        "th" => &["สวัสดีค่ะ", "สวัสดีครับ", "หวัดดี", "แอดมินคะ", "ฮัลโหล"],
+        "ja" => &["こんにちは", "すみません、", "お世話になります。", "どうも", "はじめまして、"],
+        "ko" => &["안녕하세요", "저기요", "안녕하세용", "문의드려요", "여보세요"],
+        _ => return,
+    };
+    if let Some(greeting) = greetings.choose(rng) {
+        row.text = format!("{greeting} {}", row.text);
+    }
+}
+
+fn add_emoji(row: &mut Row, rng: &mut dyn Rng) {
+    if let Some(emoji) = ["🙏", "😊", "😭", "🙄", "👀", "❤️", "😅", "🤔", "😡", "✨"].choose(rng) {
+        row.text = format!("{} {emoji}", row.text);
+    }
+}
+
+/// A whole request means the same inside its own flow, and out of scope stays so in any.
+fn add_flow(row: &mut Row, rng: &mut dyn Rng) {
+    // A Han character or syllable says about as much as three letters.
+    let length: usize = row.text.chars().map(|c| if (c as u32) < 0x2e80 { 1 } else { 3 }).sum();
+    if row.context.is_none() && length >= ENOUGH_FOR_A_FLOW {
+        row.context = match row.label.parse() {
+            Ok(flow) => Some(flow),
+            Err(_) if row.label == super::OOS_LABEL => Flow::ALL.choose(rng).copied(),
+            Err(_) => None,
+        };
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Origin;
+    use proptest::prelude::*;
+    use rand::SeedableRng;
+
+    fn row(text: &str, label: &str) -> Row {
+        let origin = Origin { file: std::path::Path::new("x").into(), line: 1 };
+        Row { text: text.into(), label: label.into(), lang: Some("en".into()), context: None, group: None, origin }
+    }
+
+    #[test]
+    fn bare_numbers_and_short_answers_keep_what_they_say() {
+        let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(1);
+        let mut number = row("A10293", "order");
+        other_digits(&mut number, &mut rng);
+        add_flow(&mut number, &mut rng);
+        assert_eq!((number.text.as_str(), number.context), ("A10293", None));
+        let mut request = row("where is my parcel, it was due on monday", "order");
+        add_flow(&mut request, &mut rng);
+        assert_eq!(request.context, Some(Flow::Order), "only the flow of its own label");
+        let mut accents = row("où est ma commande? заказ ещё", "order");
+        drop_accents(&mut accents, &mut rng);
+        assert_eq!(accents.text, "ou est ma commande? заказ еще");
+    }
+
+    proptest! {
+        #[test]
+        fn the_label_stays_and_text_is_never_lost(text in "\\PC{1,60}", seed in any::<u64>()) {
+            prop_assume!(!crate::text::normalize(&text).is_empty());
+            let mut rng = rand_chacha::ChaCha8Rng::seed_from_u64(seed);
+            if let Some(changed) = Augment::new(1.0).apply(&row(&text, "faq"), &mut rng) {
+                prop_assert_eq!(&changed.label, "faq");
+                prop_assert!(!crate::text::normalize(&changed.text).is_empty());
+            }
+        }
+    }
+}

@@ -1,0 +1,154 @@
+//! What an interrupted run needs to go on, in one file that is replaced as a whole.
+
+use super::{Epoch, TrainError, optimizer::AdamW};
+use crate::{
+    engine::TensorFile,
+    guard::LoadError,
+    model::{Classifier, Dtype, EmbeddingTable, encode_weights},
+};
+use candle_core::Tensor;
+use serde::{Deserialize, Serialize};
+use std::{
+    collections::HashMap,
+    fs,
+    path::{Path, PathBuf},
+};
+
+const WORDS: [&str; 3] = ["words", "words.first_moment", "words.second_moment"];
+
+/// How far a run has come.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct State {
+    pub epochs: Vec<Epoch>,
+    pub step_in_epoch: usize,
+    pub loss_in_epoch: f64,
+    /// Optimiser steps so far.
+    steps: usize,
+    /// What the run is about; a checkpoint of another run is refused.
+    run: String,
+}
+
+impl State {
+    /// Epochs since the best one.
+    pub(super) fn since_best(&self) -> usize {
+        self.epochs.iter().rev().take_while(|epoch| !epoch.best).count()
+    }
+}
+
+/// The files of a run in progress, in the directory `.checkpoint` of the model directory.
+#[derive(Debug)]
+pub(super) struct Checkpoint {
+    dir: PathBuf,
+    run: String,
+}
+
+impl Checkpoint {
+    pub(super) fn new(out: &Path, run: String) -> Self {
+        Checkpoint { dir: out.join(".checkpoint"), run }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.dir
+    }
+
+    fn last(&self) -> PathBuf {
+        self.dir.join("last.safetensors")
+    }
+
+    fn best(&self) -> PathBuf {
+        self.dir.join("best.safetensors")
+    }
+
+    pub(super) fn save(&self, classifier: &Classifier, optimizer: &AdamW, state: &State) -> Result<(), TrainError> {
+        let mut tensors: HashMap<String, Tensor> = HashMap::new();
+        for (name, variable) in classifier.variables() {
+            tensors.insert(name.clone(), variable.as_detached_tensor());
+        }
+        for (name, (first, second)) in &optimizer.moments {
+            tensors.insert(format!("{name}.first_moment"), first.clone());
+            tensors.insert(format!("{name}.second_moment"), second.clone());
+        }
+        let table = &classifier.words;
+        for (name, values) in WORDS.iter().zip([&table.values, &table.first_moment, &table.second_moment]) {
+            tensors.insert((*name).to_owned(), Tensor::new(values.as_slice(), &candle_core::Device::Cpu)?);
+        }
+        let state = State { steps: optimizer.steps, run: self.run.clone(), ..state.clone() };
+        let state =
+            HashMap::from([("state".to_owned(), serde_json::to_string(&state).map_err(candle_core::Error::wrap)?)]);
+        let bytes = safetensors::serialize(tensors, Some(state)).map_err(candle_core::Error::wrap)?;
+        write(&self.last(), &bytes)
+    }
+
+    /// Puts a saved run back into `classifier` and `optimizer`.
+    pub(super) fn load(&self, classifier: &mut Classifier, optimizer: &mut AdamW) -> Result<State, TrainError> {
+        let path = self.last();
+        let refuse = |why: String| TrainError::Resume { path: path.clone(), why };
+        let bytes = fs::read(&path).map_err(|error| refuse(error.to_string()))?;
+        let (_, header) = safetensors::SafeTensors::read_metadata(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let state = header.metadata().as_ref().and_then(|entries| entries.get("state"));
+        let state: State = state
+            .ok_or_else(|| refuse("it holds no state".into()))
+            .and_then(|json| serde_json::from_str(json).map_err(|error| refuse(error.to_string())))?;
+        if state.run != self.run {
+            return Err(refuse("it belongs to a run with other data or options".into()));
+        }
+        let file = TensorFile::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
+        let device = classifier.device().clone();
+        let read = |name: &str, shape: &[usize]| -> Result<Tensor, TrainError> {
+            let values = file.read(name, shape).map_err(|error| refuse(error.to_string()))?;
+            Ok(Tensor::from_vec(values, shape, &device)?)
+        };
+        for (name, variable) in classifier.variables() {
+            variable.set(&read(name, variable.dims())?)?;
+            let moments = (
+                read(&format!("{name}.first_moment"), variable.dims())?,
+                read(&format!("{name}.second_moment"), variable.dims())?,
+            );
+            optimizer.moments.insert(name.clone(), moments);
+        }
+        optimizer.steps = state.steps;
+        let table = &mut classifier.words;
+        for (name, values) in WORDS.iter().zip([&mut table.values, &mut table.first_moment, &mut table.second_moment]) {
+            *values = file.read(name, &[values.len()]).map_err(|error| refuse(error.to_string()))?;
+        }
+        Ok(state)
+    }
+
+    /// Keeps the weights of the best epoch so far.
+    pub(super) fn save_best(&self, classifier: &Classifier) -> Result<(), TrainError> {
+        write(&self.best(), &encode_weights(classifier, Dtype::F32)?)
+    }
+
+    pub(super) fn load_best(&self, classifier: &mut Classifier) -> Result<(), TrainError> {
+        let path = self.best();
+        let bytes = fs::read(&path).map_err(|source| TrainError::Io { path, source })?;
+        let file = TensorFile::parse(&bytes).map_err(LoadError::from)?;
+        let config = classifier.config().clone();
+        let device = classifier.device().clone();
+        let best = Classifier::load(&config, &file, 0, &device)?;
+        for (name, variable) in classifier.variables() {
+            if let Some(value) = best.variables().get(name) {
+                variable.set(value)?;
+            }
+        }
+        classifier.words = EmbeddingTable::new(best.words.values().to_vec(), config.hidden_size);
+        Ok(())
+    }
+
+    /// Clears up after a finished run.
+    pub(super) fn remove(&self) {
+        // The model is written; a leftover checkpoint does no harm.
+        let _ = fs::remove_dir_all(&self.dir);
+    }
+}
+
+/// Writes a file beside its place and moves it there, so that a reader never sees half of it.
+pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), TrainError> {
+    let failed = |source| TrainError::Io { path: path.into(), source };
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).map_err(failed)?;
+    }
+    let partial = path.with_extension("partial");
+    fs::write(&partial, bytes).map_err(failed)?;
+    fs::rename(&partial, path).map_err(failed)
+}

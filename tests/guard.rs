@@ -1,0 +1,190 @@
+//! The guard on a tiny model: loading, broken files, sharing, and what any message must give.
+
+mod common;
+
+use common::Tiny;
+use intentgate::{Bundle, Flow, Guard, LoadError, Reason, SharedGuard, engine::Isa};
+use proptest::prelude::*;
+use std::{borrow::Cow, sync::Arc};
+
+fn guard() -> Guard {
+    Guard::from_bundle(&Tiny::default().bundle()).unwrap()
+}
+
+#[test]
+fn directory_bytes_and_bundle_give_the_same_guard() {
+    let bundle = Tiny::default().bundle();
+    let dir = tempfile::tempdir().unwrap();
+    common::write(&bundle, dir.path());
+    let packed = bundle.to_bytes().unwrap();
+    let text = "where is my order?";
+    let expected = guard().logits(Some(Flow::Order), text);
+    assert_eq!(Guard::from_dir(dir.path()).unwrap().logits(Some(Flow::Order), text), expected);
+    assert_eq!(Guard::from_bytes(&packed).unwrap().logits(Some(Flow::Order), text), expected);
+    assert_ne!(guard().logits(None, text), expected, "the flow is seen");
+}
+
+#[test]
+fn packing_twice_is_packing_once() {
+    let packed = Tiny::default().bundle().to_bytes().unwrap();
+    assert_eq!(Bundle::from_bytes(&packed).unwrap().to_bytes().unwrap(), packed);
+}
+
+#[test]
+fn every_instruction_set_agrees() {
+    let bundle = Tiny::default().bundle();
+    let reference = Guard::from_bundle_for(&bundle, Isa::available()[0]).unwrap();
+    for isa in Isa::available() {
+        let guard = Guard::from_bundle_for(&bundle, isa).unwrap();
+        for text in ["?", "where is my order tomorrow 123", &"a b c ".repeat(50)] {
+            for (x, y) in guard.logits(None, text).iter().zip(reference.logits(None, text)) {
+                assert!((x - y).abs() < 1e-4, "{isa}: {x} {y}");
+            }
+        }
+    }
+}
+
+#[test]
+fn empty_messages_have_their_own_verdict() {
+    for text in ["", " \t\n", "\u{200b}\u{feff}", "\u{e0041}"] {
+        let verdict = guard().check(text);
+        assert_eq!((verdict.label(), verdict.reason(), verdict.in_scope()), (None, Reason::Empty, false), "{text:?}");
+    }
+}
+
+#[test]
+fn long_messages_keep_head_and_tail() {
+    let guard = guard();
+    let long = format!("where {} tomorrow", "a ".repeat(2000));
+    let ids = guard.token_ids(Some(Flow::Faq), &long);
+    assert_eq!(ids.len(), guard.config().max_tokens);
+    let short = guard.token_ids(Some(Flow::Faq), "where a tomorrow");
+    assert_eq!((&ids[..3], &ids[22..]), (&short[..3], &short[short.len() - 2..]));
+}
+
+#[test]
+fn a_batch_is_its_messages_one_by_one() {
+    let guard = guard();
+    let messages = [(None, "where is my order"), (Some(Flow::Appointment), "tomorrow"), (None, " ")];
+    for (verdict, (flow, text)) in guard.check_batch(messages).iter().zip(messages) {
+        let alone = guard.check_message(flow, text);
+        assert_eq!(verdict.label(), alone.label());
+        assert_eq!(verdict.scores().collect::<Vec<_>>(), alone.scores().collect::<Vec<_>>());
+    }
+}
+
+/// Loads `tiny` with one file replaced and returns the error.
+fn refused(change: impl FnOnce(&mut Bundle<'static>)) -> LoadError {
+    let mut bundle = Tiny::default().bundle();
+    change(&mut bundle);
+    Guard::from_bundle(&bundle).expect_err("a broken model loaded")
+}
+
+fn edit(file: &mut Cow<'static, [u8]>, from: &str, to: &str) {
+    let text = String::from_utf8(file.to_vec()).unwrap();
+    assert!(text.contains(from), "{from}");
+    *file = Cow::Owned(text.replace(from, to).into_bytes());
+}
+
+#[test]
+fn files_that_do_not_fit_are_named() {
+    assert!(matches!(refused(|b| edit(&mut b.config, "\"bert\"", "\"gpt2\"")), LoadError::Config(_)));
+    assert!(matches!(
+        refused(|b| edit(&mut b.config, "\"hidden_size\":32", "\"hidden_size\":64")),
+        LoadError::Weights(_)
+    ));
+    assert!(matches!(
+        refused(|b| edit(&mut b.config, "\"hidden_size\":32", "\"hidden_size\":33")),
+        LoadError::Config(_)
+    ));
+    assert!(matches!(
+        refused(|b| edit(&mut b.config, "\"vocab_size\":39", "\"vocab_size\":38")),
+        LoadError::Mismatch(_)
+    ));
+    assert!(matches!(
+        refused(|b| edit(&mut b.config, "\"num_hidden_layers\":2", "\"num_hidden_layers\":9")),
+        LoadError::Weights(_)
+    ));
+    assert!(matches!(
+        refused(|b| edit(&mut b.guard, "\"max_tokens\":24", "\"max_tokens\":25")),
+        LoadError::Mismatch(_)
+    ));
+    assert!(matches!(refused(|b| edit(&mut b.guard, "\"format\":1", "\"format\":7")), LoadError::Guard(_)));
+    assert!(matches!(refused(|b| edit(&mut b.guard, "out_of_scope", "elsewhere")), LoadError::Guard(_)));
+    assert!(matches!(refused(|b| edit(&mut b.tokenizer, "Unigram", "BPE")), LoadError::Tokenizer(_)));
+    let missing = Guard::from_dir("no/such/dir").expect_err("nothing there");
+    assert!(matches!(&missing, LoadError::Io { path, .. } if path.ends_with("config.json")), "{missing}");
+}
+
+#[test]
+fn weights_that_overflow_are_found_by_the_probe() {
+    let tiny = Tiny { gain: 1e30, ..Tiny::default() };
+    assert!(matches!(Guard::from_bundle(&tiny.bundle()), Err(LoadError::Backend(_))));
+    let tiny = Tiny { gain: f32::NAN, ..Tiny::default() };
+    assert!(matches!(Guard::from_bundle(&tiny.bundle()), Err(LoadError::Weights(_))));
+}
+
+#[test]
+fn a_failed_reload_changes_nothing_and_a_good_one_swaps() {
+    let shared = Arc::new(SharedGuard::new(guard()));
+    let before = shared.current();
+    let dir = tempfile::tempdir().unwrap();
+    let other = Tiny { seed: 99, ..Tiny::default() }.bundle();
+    common::write(&other, dir.path());
+    std::fs::write(dir.path().join("model.safetensors"), &other.weights[..other.weights.len() - 1]).unwrap();
+    assert!(shared.reload(dir.path()).is_err());
+    assert!(Arc::ptr_eq(&before, &shared.current()));
+
+    common::write(&other, dir.path());
+    let text = "where is my order?";
+    let (old, new) = (before.logits(None, text), Guard::from_bundle(&other).unwrap().logits(None, text));
+    std::thread::scope(|scope| {
+        for _ in 0..4 {
+            scope.spawn(|| {
+                for _ in 0..200 {
+                    let seen = shared.current().logits(None, text);
+                    assert!(seen == old || seen == new, "a mixture of two models");
+                }
+            });
+        }
+        shared.reload(dir.path()).unwrap();
+    });
+    assert_eq!(shared.current().logits(None, text), new);
+}
+
+#[test]
+fn guards_can_be_shared() {
+    fn shareable<T: Send + Sync>() {}
+    shareable::<Guard>();
+    shareable::<SharedGuard>();
+    shareable::<intentgate::Verdict>();
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(64))]
+
+    #[test]
+    fn any_message_gets_a_sound_verdict(text in any::<String>(), flow in prop::option::of(0usize..4)) {
+        let verdict = guard().check_message(flow.map(|n| Flow::ALL[n]), &text);
+        let sum: f32 = verdict.scores().map(|(_, score)| score).sum();
+        if verdict.reason() == Reason::Empty {
+            prop_assert_eq!(sum, 0.0);
+        } else {
+            prop_assert!((sum - 1.0).abs() < 1e-4);
+            prop_assert!(verdict.label().is_some());
+            prop_assert_eq!(verdict.in_scope(), verdict.label() != Some("out_of_scope"));
+        }
+    }
+
+    #[test]
+    fn a_packed_model_cut_or_changed_anywhere_is_an_error_or_a_sound_guard(at in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<bool>()) {
+        let mut packed = Tiny::default().bundle().to_bytes().unwrap();
+        let at = at.index(packed.len());
+        if cut { packed.truncate(at) } else { packed[at] = value }
+        if let Ok(guard) = Guard::from_bytes(&packed) {
+            prop_assert!(!cut);
+            let sum: f32 = guard.check("where is my order").scores().map(|(_, score)| score).sum();
+            prop_assert!((sum - 1.0).abs() < 1e-4);
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Training on a toy problem, interrupting it, and candle against the engine.
+#![cfg(feature = "train")]
+
+mod common;
+
+use candle_core::Device;
+use common::Tiny;
+use intentgate::{
+    Bundle, Flow, Guard,
+    data::{Origin, Row},
+    model::{Dtype, Reference},
+    train::{Epoch, Job, Observer, Options, TrainError, train},
+};
+use std::{fs, path::Path};
+
+fn row(text: &str, label: &str) -> Row {
+    let origin = Origin { file: Path::new("toy").into(), line: 1 };
+    Row { text: text.into(), label: label.into(), lang: Some("en".into()), context: None, group: None, origin }
+}
+
+/// What is said at the start of a message decides; the rest is noise.
+fn toy() -> Vec<Row> {
+    let noise = ["a", "b c", "d", "e f", "g", "h i", "k", "l m", "n", "o p", "r s", "t u", "w", "y a"];
+    noise
+        .iter()
+        .flat_map(|noise| {
+            [
+                row(&format!("where is my order {noise}"), "order"),
+                row(&format!("tomorrow {noise}"), "appointment"),
+                row(&format!("pup {noise}"), "out_of_scope"),
+            ]
+        })
+        .collect()
+}
+
+fn options() -> Options {
+    Options {
+        layers: 2,
+        hidden_size: 32,
+        epochs: 40,
+        batch_size: 6,
+        learning_rate: 3e-3,
+        word_learning_rate: 1e-2,
+        patience: 40,
+        augment: 0.2,
+        dropout: 0.0,
+        max_tokens: 24,
+        ..Options::default()
+    }
+}
+
+/// Stops after this many steps.
+struct StopAfter(usize, usize);
+
+impl Observer for StopAfter {
+    fn step(&mut self, _: usize, _: usize, _: f32, _: f64) {
+        self.1 += 1;
+    }
+    fn epoch(&mut self, _: &Epoch) {}
+    fn should_stop(&self) -> bool {
+        self.1 >= self.0
+    }
+}
+
+fn job<'a>(rows: &'a [Row], tiny: &'a Bundle<'a>, out: &'a Path) -> Job<'a> {
+    Job {
+        rows,
+        valid: rows,
+        tokenizer: &tiny.tokenizer,
+        base: None,
+        oos_label: None,
+        out,
+        options: options(),
+        device: Device::Cpu,
+        resume: false,
+    }
+}
+
+fn weights(dir: &Path) -> Vec<u8> {
+    fs::read(dir.join("model.safetensors")).unwrap()
+}
+
+#[test]
+fn learns_repeats_and_resumes_exactly() {
+    let (rows, tiny) = (toy(), Tiny::default().bundle());
+    let dirs: Vec<_> = (0..3).map(|_| tempfile::tempdir().unwrap()).collect();
+    let run = |dir: &Path, stop: usize, resume: bool| {
+        train(&Job { resume, ..job(&rows, &tiny, dir) }, &mut StopAfter(stop, 0))
+    };
+    let trained = run(dirs[0].path(), usize::MAX, false).unwrap();
+    assert!(trained.epochs.iter().any(|epoch| epoch.valid_accuracy > 0.95), "{:?}", trained.epochs);
+    for (text, label) in [("where is my order", "order"), ("tomorrow w", "appointment"), ("pup d", "out_of_scope")] {
+        assert_eq!(trained.guard.check(text).label(), Some(label), "{text}");
+    }
+    run(dirs[1].path(), usize::MAX, false).unwrap();
+    assert_eq!(weights(dirs[0].path()), weights(dirs[1].path()), "the same seed gives the same weights");
+
+    // Stopped in the middle of an epoch, twice.
+    assert!(matches!(run(dirs[2].path(), 10, false), Err(TrainError::Interrupted(_))));
+    assert!(matches!(run(dirs[2].path(), 13, true), Err(TrainError::Interrupted(_))));
+    run(dirs[2].path(), usize::MAX, true).unwrap();
+    assert_eq!(weights(dirs[0].path()), weights(dirs[2].path()), "as if nothing had happened");
+    assert!(!dirs[2].path().join(".checkpoint").exists());
+}
+
+#[test]
+fn a_checkpoint_of_another_run_is_refused() {
+    let (rows, tiny, dir) = (toy(), Tiny::default().bundle(), tempfile::tempdir().unwrap());
+    let resume = |options: Options| {
+        train(&Job { resume: true, options, ..job(&rows, &tiny, dir.path()) }, &mut StopAfter(usize::MAX, 0))
+    };
+    assert!(matches!(resume(options()), Err(TrainError::Resume { .. })), "nothing to resume");
+    let interrupted = train(&job(&rows, &tiny, dir.path()), &mut StopAfter(2, 0));
+    assert!(matches!(interrupted, Err(TrainError::Interrupted(_))));
+    assert!(matches!(resume(Options { seed: 5, ..options() }), Err(TrainError::Resume { .. })), "another seed");
+}
+
+#[test]
+fn hopeless_jobs_are_refused_before_the_first_step() {
+    let (rows, tiny, dir) = (toy(), Tiny::default().bundle(), tempfile::tempdir().unwrap());
+    let refused = |job: Job<'_>| train(&job, &mut StopAfter(0, 0)).expect_err("trained");
+    let base = || job(&rows, &tiny, dir.path());
+    assert!(matches!(refused(Job { rows: &[], ..base() }), TrainError::NoRows("fit")));
+    let same = [row("a", "faq"), row("b", "faq")];
+    assert!(
+        matches!(refused(Job { rows: &same, valid: &same, ..base() }), TrainError::OneLabel(label) if label == "faq")
+    );
+    assert!(
+        matches!(refused(Job { valid: &same, ..base() }), TrainError::UnknownLabel { label, .. } if label == "faq")
+    );
+    assert!(matches!(refused(Job { oos_label: Some("chat"), ..base() }), TrainError::NoOosRows { .. }));
+    for options in [
+        Options { epochs: 0, ..options() },
+        Options { hidden_size: 33, ..options() },
+        Options { dropout: 1.5, ..options() },
+        Options { learning_rate: f64::NAN, ..options() },
+    ] {
+        assert!(matches!(refused(Job { options, ..base() }), TrainError::Option(_)));
+    }
+    assert!(matches!(refused(Job { tokenizer: b"{}", ..base() }), TrainError::Tokenizer(_)));
+}
+
+#[test]
+fn without_validation_rows_some_groups_are_held_out() {
+    let (rows, tiny, dir) = (toy(), Tiny::default().bundle(), tempfile::tempdir().unwrap());
+    let options = Options { epochs: 1, dtype: Dtype::Int8, ..options() };
+    let trained =
+        train(&Job { valid: &[], options, ..job(&rows, &tiny, dir.path()) }, &mut StopAfter(usize::MAX, 0)).unwrap();
+    assert_eq!(trained.epochs.len(), 1);
+}
+
+#[test]
+fn training_goes_on_from_a_model_directory() {
+    let (rows, dir) = (toy(), tempfile::tempdir().unwrap());
+    let base = Tiny::default().bundle();
+    let job = Job { base: Some(&base), options: Options { epochs: 2, ..options() }, ..job(&rows, &base, dir.path()) };
+    let trained = train(&job, &mut StopAfter(usize::MAX, 0)).unwrap();
+    assert_eq!(
+        trained.guard.labels(),
+        ["order", "appointment", "out_of_scope"],
+        "a new head for the labels of the rows"
+    );
+}
+
+fn candle(bundle: &Bundle<'_>) -> Guard {
+    Guard::with_backend(bundle, |config, weights| Ok(Box::new(Reference::load(config, weights, &Device::Cpu)?)))
+        .unwrap()
+}
+
+#[test]
+fn the_engine_equals_candle_transformers() {
+    let bundle = Tiny::default().bundle();
+    let (native, candle) = (Guard::from_bundle(&bundle).unwrap(), candle(&bundle));
+    for flow in [None, Some(Flow::Order)] {
+        for text in ["a", "where is my order?", "tomorrow", "日本", &"where is my order 123 ".repeat(9)] {
+            for (x, y) in native.logits(flow, text).iter().zip(candle.logits(flow, text)) {
+                assert!((x - y).abs() < 1e-4, "{text}: {x} {y}");
+            }
+        }
+    }
+}
+
+#[test]
+fn the_trained_classifier_equals_the_engine_in_every_number_format() {
+    let (rows, tiny) = (toy(), Tiny::default().bundle());
+    let mut guards = Vec::new();
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Int8] {
+        let dir = tempfile::tempdir().unwrap();
+        let options = Options { epochs: 3, dtype, ..options() };
+        train(&Job { options, ..job(&rows, &tiny, dir.path()) }, &mut StopAfter(usize::MAX, 0)).unwrap();
+        let bundle = Bundle::from_dir(dir.path()).unwrap();
+        guards.push((Guard::from_bundle(&bundle).unwrap(), candle(&bundle)));
+    }
+    for text in ["where is my order k", "tomorrow", "pup e f"] {
+        let exact = guards[0].0.logits(None, text);
+        for ((native, candle), tolerance) in guards.iter().zip([1e-4, 0.01, 0.15]) {
+            for ((x, y), exact) in native.logits(None, text).iter().zip(candle.logits(None, text)).zip(&exact) {
+                assert!((x - y).abs() < 1e-4, "{text}: {x} {y}");
+                assert!((x - exact).abs() < tolerance, "{text}: {x} {exact}");
+            }
+        }
+    }
+}
