@@ -2,7 +2,7 @@
 
 use super::{Failure, ModelArguments};
 use clap::{Args, ValueEnum};
-use intentgate::{Bundle, Flow, Guard, LoadError, data};
+use intentgate::{Bundle, Flow, Guard, data};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, fs, hint::black_box, path::PathBuf, process::ExitCode, time::Instant};
 
@@ -43,17 +43,20 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    pub fn guard(self, bundle: &Bundle<'_>) -> Result<Guard, LoadError> {
+    pub fn guard(self, bundle: &Bundle<'_>) -> Result<Guard, Failure> {
         match self {
-            BackendKind::Native => Guard::from_bundle(bundle),
+            BackendKind::Native => Ok(Guard::from_bundle(bundle)?),
             #[cfg(feature = "train")]
-            BackendKind::Candle => Guard::with_backend(bundle, |config, weights| {
-                Ok(Box::new(intentgate::model::Reference::load(config, weights, &candle_core::Device::Cpu)?))
-            }),
+            BackendKind::Candle => {
+                super::hold_candle_to_one_thread()?;
+                Ok(Guard::with_backend(bundle, |config, weights| {
+                    Ok(Box::new(intentgate::model::Reference::load(config, weights, &candle_core::Device::Cpu)?))
+                })?)
+            }
             #[cfg(not(feature = "train"))]
-            BackendKind::Candle => Err(LoadError::Backend(
-                "this program was built without candle: build it with the feature `train`".into(),
-            )),
+            BackendKind::Candle => {
+                Err("this program was built without candle: build it with the feature `train`".into())
+            }
         }
     }
 }
@@ -92,14 +95,6 @@ struct ByTokens {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    // candle reads the number of threads from the environment, once; so does this program's child.
-    if matches!(arguments.backend, BackendKind::Candle) && std::env::var_os("RAYON_NUM_THREADS").is_none() {
-        let status = std::process::Command::new(std::env::current_exe()?)
-            .args(std::env::args_os().skip(1))
-            .env("RAYON_NUM_THREADS", "1")
-            .status()?;
-        return Ok(if status.success() { ExitCode::SUCCESS } else { ExitCode::FAILURE });
-    }
     let guard = arguments.backend.guard(&arguments.model.bundle()?)?;
     let messages: Vec<(Option<Flow>, String)> = if arguments.data.is_empty() {
         MESSAGES.lines().map(|line| (None, line.to_owned())).collect()

@@ -132,7 +132,7 @@ impl<W: Write> Output<W> {
             writeln!(self.out)?;
         } else {
             let (label, confidence) = (verdict.label().unwrap_or("-"), verdict.confidence());
-            let text = text.escape_debug();
+            let text = super::one_line(text);
             writeln!(self.out, "{label:<15} {confidence:.2}  oos {:.2}  {text}", verdict.oos_score())?;
         }
         // A bot at the other end of a pipe waits for its answer.

@@ -108,8 +108,12 @@ fn print(evaluation: &Evaluation, most_errors: usize) {
         for error in evaluation.worst_errors.iter().take(most_errors) {
             let flow = error.context.as_ref().map_or(String::new(), |flow| format!(" in flow {flow}"));
             println!(
-                "  {:.2} {} for {}{flow}: {:?} ({})",
-                error.confidence, error.predicted, error.label, error.text, error.place
+                "  {:.2} {} for {}{flow}: {} ({})",
+                error.confidence,
+                error.predicted,
+                error.label,
+                super::one_line(&error.text),
+                error.place
             );
         }
     }

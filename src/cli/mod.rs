@@ -6,6 +6,8 @@ mod data;
 mod eval;
 mod pack;
 #[cfg(feature = "train")]
+mod probe;
+#[cfg(feature = "train")]
 mod train;
 #[cfg(feature = "train")]
 mod vocab;
@@ -44,6 +46,8 @@ enum Command {
     #[cfg(feature = "train")]
     Vocab(vocab::Arguments),
     Pack(pack::Arguments),
+    #[cfg(feature = "train")]
+    Probe(probe::Arguments),
     Card(eval::CardArguments),
 }
 
@@ -61,6 +65,8 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Vocab(arguments) => vocab::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Probe(arguments) => probe::run(&arguments),
         Command::Card(arguments) => eval::card(&arguments),
     };
     match result {
@@ -112,6 +118,27 @@ impl ModelArguments {
     }
 }
 
+/// Starts this program anew with candle held to one thread, unless the user has set how many it may use.
+///
+/// candle spreads even small products over all cores, which costs more than it gains; training splits its batches over
+/// threads itself, and a latency is measured on one core. candle reads the number from the environment. So does glibc
+/// how it is to handle large blocks: by default it gives every tensor back to the system and asks for fresh pages, which
+/// takes a third of a training step.
+#[cfg(feature = "train")]
+fn hold_candle_to_one_thread() -> Result<(), Failure> {
+    const VARIABLE: &str = "RAYON_NUM_THREADS";
+    if std::env::var_os(VARIABLE).is_some() {
+        return Ok(());
+    }
+    let mut command = std::process::Command::new(std::env::current_exe()?);
+    command.args(std::env::args_os().skip(1)).env(VARIABLE, "1");
+    command.env("MALLOC_MMAP_THRESHOLD_", "1073741824").env("MALLOC_TRIM_THRESHOLD_", "1073741824");
+    #[cfg(unix)]
+    return Err(std::os::unix::process::CommandExt::exec(&mut command).into());
+    #[cfg(not(unix))]
+    std::process::exit(command.status()?.code().unwrap_or(1));
+}
+
 /// A bar on stderr with rate and time left; hidden where stderr is no terminal.
 fn progress_bar(len: usize, what: &str) -> ProgressBar {
     let style = ProgressStyle::with_template("{prefix} [{bar:32}] {pos}/{len} {per_sec} {eta} left {msg}");
@@ -126,4 +153,9 @@ fn print_json(json: &impl serde::Serialize, pretty: bool) -> Result<(), Failure>
     if pretty { serde_json::to_writer_pretty(&mut out, json) } else { serde_json::to_writer(&mut out, json) }
         .map_err(io::Error::from)?;
     Ok(writeln!(out)?)
+}
+
+/// A message on one line of a terminal: line ends and other controls become spaces, everything else stays readable.
+fn one_line(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

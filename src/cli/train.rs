@@ -115,6 +115,7 @@ impl DeviceKind {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
+    super::hold_candle_to_one_thread()?;
     let rows = data::load(&arguments.data)?;
     let valid = if arguments.valid.is_empty() { Vec::new() } else { data::load(&arguments.valid)? };
     let base = arguments.base.as_deref().map(base).transpose()?;

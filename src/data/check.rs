@@ -176,8 +176,8 @@ pub fn check(rows: &[Row], unreadable: &[RowError], labels: &[String]) -> Report
 }
 
 fn excerpt(text: &str) -> String {
-    let short: String = text.chars().take(60).collect();
-    format!("{short:?}")
+    let short: String = text.chars().take(60).map(|c| if c.is_control() { ' ' } else { c }).collect();
+    format!("\"{short}\"")
 }
 
 /// Equal texts anywhere, and similar ones in different splits.

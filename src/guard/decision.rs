@@ -41,7 +41,7 @@ pub struct GuardConfig {
     /// For the best in-scope label of a message: the message is refused when its OOS score is above this, 0 to 1.
     /// A label that is not named has 0.5.
     pub thresholds: BTreeMap<String, f32>,
-    /// A verdict whose two best probabilities are closer than this is [`Reason::LowMargin`](super::Reason::LowMargin).
+    /// A verdict whose label is not ahead of all others by this probability is [`Reason::LowMargin`](super::Reason::LowMargin).
     pub min_margin: f32,
     /// Where a message is far from everything in the training data.
     pub energy: EnergyGate,
@@ -130,7 +130,7 @@ impl GuardConfig {
 pub(crate) struct Decision {
     /// The winning class; `None` when the model has no out-of-scope class and the message is refused.
     pub(crate) class: Option<usize>,
-    /// The difference of the two highest probabilities.
+    /// By how much the probability of the winning class is above all others; 0 where a threshold made another one win.
     pub(crate) margin: f32,
     /// 0 to 1, higher the further out of scope.
     pub(crate) oos_score: f32,
@@ -162,16 +162,14 @@ pub(crate) fn decide(config: &GuardConfig, oos: Option<usize>, thresholds: &[f32
     let by_class = oos.map_or(0.0, |class| scores[class]);
     let far = config.energy.far(energy);
     let oos_score = 1.0 - (1.0 - by_class) * (1.0 - far);
-    let mut best = None;
-    let (mut first, mut second) = (0.0f32, 0.0f32);
-    for (class, &score) in scores.iter().enumerate() {
-        if Some(class) != oos && best.is_none_or(|best: usize| score > scores[best]) {
-            best = Some(class);
-        }
-        (first, second) = if score > first { (score, first) } else { (first, second.max(score)) };
-    }
-    let class = best.filter(|&class| oos_score <= thresholds[class]).or(oos);
-    Decision { class, margin: first - second, oos_score, far: far > 0.5 && class == oos }
+    let best_but = |left_out: Option<usize>| {
+        (0..scores.len()).filter(|&class| Some(class) != left_out).max_by(|&a, &b| scores[a].total_cmp(&scores[b]))
+    };
+    let class = best_but(oos).filter(|&class| oos_score <= thresholds[class]).or(oos);
+    let winner = class.or_else(|| best_but(None));
+    let score = |class: Option<usize>| class.map_or(0.0, |class| scores[class]);
+    let margin = (score(winner) - score(best_but(winner))).max(0.0);
+    Decision { class, margin, oos_score, far: far > 0.5 && class == oos }
 }
 
 #[cfg(test)]

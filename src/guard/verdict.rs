@@ -15,7 +15,7 @@ const REFUSED: &str = "out_of_scope";
 pub enum Reason {
     /// One label is clearly ahead.
     Confident,
-    /// The two best labels are close: a bot may ask back.
+    /// The label is hardly ahead of another, or a threshold decided against the most probable one: a bot may ask back.
     LowMargin,
     /// The message resembles nothing in the training data, and is refused for that.
     FarFromKnown,
@@ -162,7 +162,8 @@ impl Verdict {
         }
     }
 
-    /// The difference of the two highest probabilities, 0 to 1.
+    /// By how much the probability of [`Verdict::label`] is above that of every other label, 0 to 1; 0 where a threshold
+    /// decided against the most probable label.
     pub fn margin(&self) -> f32 {
         self.margin
     }

@@ -26,12 +26,13 @@ impl Batch {
     ///
     /// # Errors
     /// Candle's, when the tensors cannot be made on the device.
-    pub fn new(messages: &[Vec<u32>], device: &Device) -> Result<Self> {
-        let tokens = messages.iter().map(Vec::len).max().unwrap_or(0);
+    pub fn new<'a>(messages: impl Iterator<Item = &'a [u32]> + Clone, device: &Device) -> Result<Self> {
+        let tokens = messages.clone().map(<[u32]>::len).max().unwrap_or(0);
+        let count = messages.clone().count();
         let mut rows = Vec::new();
         let mut index: HashMap<u32, u32> = HashMap::new();
-        let mut ids = Vec::with_capacity(messages.len() * tokens);
-        let mut mask = Vec::with_capacity(messages.len() * tokens);
+        let mut ids = Vec::with_capacity(count * tokens);
+        let mut mask = Vec::with_capacity(count * tokens);
         for message in messages {
             for t in 0..tokens {
                 // Padding repeats a token of the message; the mask hides it.
@@ -43,12 +44,11 @@ impl Batch {
                 mask.push(if t < message.len() { 0.0f32 } else { -1e9 });
             }
         }
-        let messages = messages.len();
         Ok(Batch {
             rows,
-            ids: Tensor::from_vec(ids, messages * tokens, device)?,
-            mask: Tensor::from_vec(mask, (messages, 1, 1, tokens), device)?,
-            messages,
+            ids: Tensor::from_vec(ids, count * tokens, device)?,
+            mask: Tensor::from_vec(mask, (count, 1, 1, tokens), device)?,
+            messages: count,
             tokens,
         })
     }
@@ -296,7 +296,8 @@ mod tests {
     #[test]
     fn every_variable_gets_a_gradient() {
         let classifier = Classifier::new(&tiny(), 1, &Device::Cpu).unwrap();
-        let batch = Batch::new(&[vec![0, 7, 9, 2], vec![0, 11, 2], vec![0, 5, 6, 8, 13, 2]], &Device::Cpu).unwrap();
+        let batch =
+            Batch::new([&[0, 7, 9, 2][..], &[0, 11, 2], &[0, 5, 6, 8, 13, 2]].into_iter(), &Device::Cpu).unwrap();
         let words = classifier.words.gather(&batch.rows, &Device::Cpu).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
         let logits = classifier.forward(&batch, &words, Some(&mut rng)).unwrap();
@@ -320,7 +321,11 @@ mod tests {
         let classifier = Classifier::new(&tiny(), 2, &Device::Cpu).unwrap();
         let messages = [vec![0, 7, 9, 2], vec![0, 2], vec![0, 5, 6, 8, 13, 2]];
         let logits = |messages: &[Vec<u32>]| -> Vec<Vec<f32>> {
-            classifier.logits(&Batch::new(messages, &Device::Cpu).unwrap()).unwrap().to_vec2().unwrap()
+            classifier
+                .logits(&Batch::new(messages.iter().map(Vec::as_slice), &Device::Cpu).unwrap())
+                .unwrap()
+                .to_vec2()
+                .unwrap()
         };
         for (message, together) in messages.iter().zip(logits(&messages)) {
             for (alone, together) in logits(std::slice::from_ref(message))[0].iter().zip(together) {

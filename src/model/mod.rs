@@ -5,15 +5,18 @@
 //! a batch takes just the rows it uses, so that neither the gradient nor the optimiser walks the whole table.
 //!
 //! [`Reference`] is candle-transformers' own `BertModel` with the pooler and head on top, as a guard's backend.
+//! [`Teacher`] is a large sentence encoder, frozen.
 
 mod classifier;
-pub(crate) mod embedding;
+mod embedding;
 mod reference;
+mod teacher;
 mod weights;
 
 pub use classifier::{Batch, Classifier, LoadClassifierError};
 pub use embedding::EmbeddingTable;
 pub use reference::Reference;
+pub use teacher::Teacher;
 pub use weights::{Dtype, encode_weights, quantize_rows};
 
 /// The word embedding table under its standard name.

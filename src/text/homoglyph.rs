@@ -47,14 +47,14 @@ pub(super) fn fold_words(text: &mut [char]) {
         if latin == 0 || other == 0 {
             continue;
         }
-        let (foreign, twin): (fn(char) -> bool, fn(char) -> Option<char>) =
-            if latin >= other { (is_look_alike_script, to_latin) } else { (is_latin, to_cyrillic) };
-        if word.iter().all(|&c| !foreign(c) || twin(c).is_some()) {
-            for c in word {
-                if foreign(*c) {
-                    *c = twin(*c).unwrap_or(*c);
-                }
-            }
+        // Letters of the main script stand for themselves; a foreign one without a twin leaves the word alone.
+        let rewrite = |c: char| match latin >= other {
+            true if is_look_alike_script(c) => to_latin(c),
+            false if is_latin(c) => to_cyrillic(c),
+            _ => Some(c),
+        };
+        if word.iter().all(|&c| rewrite(c).is_some()) {
+            word.iter_mut().for_each(|c| *c = rewrite(*c).unwrap_or(*c));
         }
     }
 }

@@ -1,6 +1,9 @@
 //! What an interrupted run needs to go on, in one file that is replaced as a whole.
 
-use super::{Epoch, TrainError, optimizer::AdamW};
+use super::{
+    Epoch, TrainError,
+    optimizer::{AdamW, Moments},
+};
 use crate::{
     engine::TensorFile,
     guard::LoadError,
@@ -14,7 +17,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-const WORDS: [&str; 3] = ["words", "words.first_moment", "words.second_moment"];
+const WORDS: &str = "words";
 
 /// How far a run has come.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -64,13 +67,14 @@ impl Checkpoint {
         for (name, variable) in classifier.variables() {
             tensors.insert(name.clone(), variable.as_detached_tensor());
         }
-        for (name, (first, second)) in &optimizer.moments {
-            tensors.insert(format!("{name}.first_moment"), first.clone());
-            tensors.insert(format!("{name}.second_moment"), second.clone());
-        }
-        let table = &classifier.words;
-        for (name, values) in WORDS.iter().zip([&table.values, &table.first_moment, &table.second_moment]) {
-            tensors.insert((*name).to_owned(), Tensor::new(values.as_slice(), &candle_core::Device::Cpu)?);
+        let cpu = &candle_core::Device::Cpu;
+        let mut put =
+            |name: String, values: &[f32]| Ok::<_, TrainError>(tensors.insert(name, Tensor::new(values, cpu)?));
+        put(WORDS.into(), classifier.words.values())?;
+        let words = (WORDS, &optimizer.words);
+        for (name, moments) in optimizer.variables.iter().map(|(name, m)| (name.as_str(), m)).chain([words]) {
+            put(format!("{name}.first_moment"), &moments.first)?;
+            put(format!("{name}.second_moment"), &moments.second)?;
         }
         let state = State { steps: optimizer.steps, run: self.run.clone(), ..state.clone() };
         let state =
@@ -94,23 +98,22 @@ impl Checkpoint {
         }
         let file = TensorFile::parse(&bytes).map_err(|error| refuse(error.to_string()))?;
         let device = classifier.device().clone();
-        let read = |name: &str, shape: &[usize]| -> Result<Tensor, TrainError> {
-            let values = file.read(name, shape).map_err(|error| refuse(error.to_string()))?;
-            Ok(Tensor::from_vec(values, shape, &device)?)
+        let read = |name: &str, shape: &[usize]| file.read(name, shape).map_err(|error| refuse(error.to_string()));
+        let moments = |name: &str, len: usize| -> Result<Moments, TrainError> {
+            Ok(Moments {
+                first: read(&format!("{name}.first_moment"), &[len])?,
+                second: read(&format!("{name}.second_moment"), &[len])?,
+            })
         };
         for (name, variable) in classifier.variables() {
-            variable.set(&read(name, variable.dims())?)?;
-            let moments = (
-                read(&format!("{name}.first_moment"), variable.dims())?,
-                read(&format!("{name}.second_moment"), variable.dims())?,
-            );
-            optimizer.moments.insert(name.clone(), moments);
+            let shape = variable.dims();
+            variable.set(&Tensor::from_vec(read(name, shape)?, shape, &device)?)?;
+            optimizer.variables.insert(name.clone(), moments(name, variable.elem_count())?);
         }
+        let len = classifier.words.values().len();
+        classifier.words = EmbeddingTable::new(read(WORDS, &[len])?, classifier.words.width());
+        optimizer.words = moments(WORDS, len)?;
         optimizer.steps = state.steps;
-        let table = &mut classifier.words;
-        for (name, values) in WORDS.iter().zip([&mut table.values, &mut table.first_moment, &mut table.second_moment]) {
-            *values = file.read(name, &[values.len()]).map_err(|error| refuse(error.to_string()))?;
-        }
         Ok(state)
     }
 

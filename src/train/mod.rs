@@ -10,12 +10,14 @@ mod base;
 mod calibrate;
 mod checkpoint;
 mod optimizer;
+mod probe;
 mod vocabulary;
 
 pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
 pub use base::fetch_base;
+pub use probe::{Probe, probe};
 pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
 
 use crate::{
@@ -28,7 +30,7 @@ use crate::{
 };
 use candle_core::{D, Device, Tensor};
 use checkpoint::{Checkpoint, State};
-use optimizer::{AdamW, Rates};
+use optimizer::{AdamW, Gradient, Rates};
 use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use std::{
@@ -44,6 +46,8 @@ pub const OOS_LABEL: &str = "out_of_scope";
 const VALID_SHARE: f64 = 0.1;
 /// Messages in one batch outside training.
 const EVALUATION_BATCH: usize = 128;
+/// Messages that one thread takes of a batch.
+const SHARD: usize = 16;
 /// Time between checkpoints within an epoch.
 const CHECKPOINT_EVERY: Duration = Duration::from_secs(180);
 
@@ -256,6 +260,7 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
         options,
         labels: &labels,
         weights: class_weights(&rows, &labels),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
         checkpoint: Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config())),
     };
     let epochs = run.fit(&mut classifier, &encoder, &rows, &valid, job.resume, observer)?;
@@ -456,6 +461,7 @@ struct Run<'a> {
     options: &'a Options,
     labels: &'a [String],
     weights: Vec<f32>,
+    threads: usize,
     checkpoint: Checkpoint,
 }
 
@@ -469,7 +475,7 @@ impl Run<'_> {
         resume: bool,
         observer: &mut dyn Observer,
     ) -> Result<Vec<Epoch>, TrainError> {
-        let mut optimizer = AdamW::new(classifier)?;
+        let mut optimizer = AdamW::new(classifier);
         let mut state = State::default();
         if resume {
             state = self.checkpoint.load(classifier, &mut optimizer)?;
@@ -551,6 +557,9 @@ impl Run<'_> {
     }
 
     /// One step; returns the loss.
+    ///
+    /// The batch is cut into shards of a fixed size, which as many threads as there are share, and their gradients are
+    /// added up in order: the result does not depend on the number of threads.
     fn step(
         &self,
         classifier: &mut Classifier,
@@ -560,30 +569,73 @@ impl Run<'_> {
         rate: f64,
     ) -> Result<f32, TrainError> {
         let options = self.options;
-        let device = classifier.device().clone();
-        let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ 0x9e37_79b9_7f4a_7c15);
-        rng.set_stream(step as u64);
-        let ids: Vec<Vec<u32>> = examples.iter().map(|example| example.ids.clone()).collect();
-        let batch = Batch::new(&ids, &device)?;
-        let words = classifier.words.gather(&batch.rows, &device)?;
-        let logits = classifier.forward(&batch, &words, Some(&mut rng))?;
-        let loss = self.loss(&logits, examples, &device)?;
-        let gradients = loss.backward()?;
+        let total: f32 = examples.iter().map(|example| self.weights[example.label]).sum();
+        let size = if classifier.device().is_cpu() { SHARD } else { examples.len() };
+        let shards: Vec<&[Example]> = examples.chunks(size).collect();
+        let model = &*classifier;
+        let mut results: Vec<candle_core::Result<(f32, Gradient)>> = Vec::new();
+        for (round, shards) in shards.chunks(self.threads).enumerate() {
+            let work = |(n, shard): (usize, &&[Example])| {
+                let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ 0x9e37_79b9_7f4a_7c15);
+                rng.set_stream(((step as u64) << 16) + (round * self.threads + n) as u64);
+                self.gradient(model, shard, total, &mut rng)
+            };
+            results.extend(std::thread::scope(|scope| {
+                let threads: Vec<_> =
+                    shards.iter().enumerate().skip(1).map(|shard| scope.spawn(move || work(shard))).collect();
+                let first = shards.iter().enumerate().next().map(work);
+                let rest = threads.into_iter().map(|thread| {
+                    thread.join().unwrap_or_else(|_| Err(candle_core::Error::Msg("a training thread panicked".into())))
+                });
+                first.into_iter().chain(rest).collect::<Vec<_>>()
+            }));
+        }
+        let (mut loss, mut gradient) = (0.0, Gradient::default());
+        for result in results {
+            let (shard_loss, shard_gradient) = result?;
+            loss += shard_loss;
+            gradient.add(shard_gradient);
+        }
         let rates = Rates {
             encoder: rate * options.learning_rate,
             words: rate * options.word_learning_rate,
             weight_decay: options.weight_decay,
             clip: options.clip,
         };
-        optimizer.step(classifier, &batch, &words, &gradients, rates)?;
-        Ok(loss.to_scalar()?)
+        optimizer.step(classifier, &gradient, rates)?;
+        Ok(loss)
+    }
+
+    /// Loss and gradient of a part of a batch, whose class weights add up to `total`.
+    fn gradient(
+        &self,
+        classifier: &Classifier,
+        examples: &[Example],
+        total: f32,
+        rng: &mut ChaCha8Rng,
+    ) -> candle_core::Result<(f32, Gradient)> {
+        let device = classifier.device();
+        let batch = Batch::new(examples.iter().map(|example| example.ids.as_slice()), device)?;
+        let words = classifier.words.gather(&batch.rows, device)?;
+        let logits = classifier.forward(&batch, &words, Some(rng))?;
+        let loss = self.loss(&logits, examples, total, device)?;
+        let store = loss.backward()?;
+        let mut gradient = Gradient::default();
+        for (name, variable) in classifier.variables() {
+            if let Some(values) = store.get(variable) {
+                gradient.variables.insert(name.clone(), values.flatten_all()?.to_vec1()?);
+            }
+        }
+        if let Some(values) = store.get(&words) {
+            gradient.words.extend(batch.rows.iter().copied().zip(values.to_vec2::<f32>()?));
+        }
+        Ok((loss.to_scalar()?, gradient))
     }
 
     /// Cross entropy with smoothed labels, weighted by class.
-    fn loss(&self, logits: &Tensor, examples: &[Example], device: &Device) -> candle_core::Result<Tensor> {
+    fn loss(&self, logits: &Tensor, examples: &[Example], total: f32, device: &Device) -> candle_core::Result<Tensor> {
         let classes = self.labels.len();
         let smooth = self.options.label_smoothing as f32;
-        let total: f32 = examples.iter().map(|example| self.weights[example.label]).sum();
         let mut targets = Vec::with_capacity(examples.len() * classes);
         for example in examples {
             let weight = self.weights[example.label] / total;
@@ -613,8 +665,8 @@ fn accuracy(classifier: &Classifier, examples: &[Example]) -> Result<f64, TrainE
     order.sort_by_key(|example| example.ids.len());
     let mut hits = 0;
     for chunk in order.chunks(EVALUATION_BATCH) {
-        let ids: Vec<Vec<u32>> = chunk.iter().map(|example| example.ids.clone()).collect();
-        let logits = classifier.logits(&Batch::new(&ids, classifier.device())?)?;
+        let batch = Batch::new(chunk.iter().map(|example| example.ids.as_slice()), classifier.device())?;
+        let logits = classifier.logits(&batch)?;
         let said: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
         hits += chunk.iter().zip(said).filter(|(example, said)| example.label == *said as usize).count();
     }

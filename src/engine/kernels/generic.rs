@@ -1,10 +1,7 @@
-//! The loops themselves, in safe Rust, inlined into the functions of every instruction set.
+//! The packed layout, and loops in safe Rust that every instruction set compiles for itself.
 
 /// Outputs that are computed together; the last panel is padded with zeros.
-const PANEL: usize = 16;
-/// Tokens that are computed together, so that a weight is loaded once for all of them.
-const TOKENS: usize = 4;
-
+pub(super) const PANEL: usize = 16;
 /// A linear layer, its weight cut into panels of [`PANEL`] outputs, each stored input by input.
 #[derive(Debug)]
 pub(crate) struct Linear {
@@ -35,42 +32,39 @@ fn multiply_add<const FMA: bool>(a: f32, b: f32, c: f32) -> f32 {
     if FMA { a.mul_add(b, c) } else { a * b + c }
 }
 
+/// One value of `x` times a row of a panel, added to `sums`.
 #[inline(always)]
-pub(super) fn linear<const FMA: bool>(layer: &Linear, x: &[f32], out: &mut [f32]) {
-    let &Linear { inputs, outputs, .. } = layer;
-    for (x, out) in x.chunks(TOKENS * inputs).zip(out.chunks_mut(TOKENS * outputs)) {
-        if x.len() == TOKENS * inputs {
-            block::<FMA, TOKENS>(layer, x, out);
-        } else {
-            for (x, out) in x.chunks_exact(inputs).zip(out.chunks_exact_mut(outputs)) {
-                block::<FMA, 1>(layer, x, out);
-            }
+fn accumulate<const FMA: bool>(x: f32, weights: &[f32; PANEL], sums: &mut [f32; PANEL]) {
+    for (sum, &weight) in sums.iter_mut().zip(weights) {
+        *sum = multiply_add::<FMA>(x, weight, *sum);
+    }
+}
+
+impl Linear {
+    /// The panels in order, each with one row of [`PANEL`] weights per input.
+    pub(super) fn panels(&self) -> impl Iterator<Item = &[[f32; PANEL]]> {
+        self.panels.chunks_exact(self.inputs)
+    }
+
+    /// Adds the bias to the sums of a panel and writes what is not padding to its place in a token's row of outputs.
+    #[inline(always)]
+    pub(super) fn finish(&self, panel: usize, sums: &[f32; PANEL], out: &mut [f32]) {
+        let range = panel * PANEL..self.outputs.min((panel + 1) * PANEL);
+        for ((out, sum), bias) in out[range.clone()].iter_mut().zip(sums).zip(&self.bias[range]) {
+            *out = sum + bias;
         }
     }
 }
 
-/// The product for exactly `N` tokens.
 #[inline(always)]
-fn block<const FMA: bool, const N: usize>(layer: &Linear, x: &[f32], out: &mut [f32]) {
-    let &Linear { inputs, outputs, .. } = layer;
-    let rows: [&[f32]; N] = std::array::from_fn(|token| &x[token * inputs..][..inputs]);
-    for (p, panel) in layer.panels.chunks_exact(inputs).enumerate() {
-        let mut sums = [[0.0f32; PANEL]; N];
-        for (i, weights) in panel.iter().enumerate() {
-            for (sums, row) in sums.iter_mut().zip(rows) {
-                let x = row[i];
-                for (sum, &weight) in sums.iter_mut().zip(weights) {
-                    *sum = multiply_add::<FMA>(x, weight, *sum);
-                }
+pub(super) fn linear<const FMA: bool>(layer: &Linear, x: &[f32], out: &mut [f32]) {
+    for (x, out) in x.chunks_exact(layer.inputs).zip(out.chunks_exact_mut(layer.outputs)) {
+        for (p, panel) in layer.panels().enumerate() {
+            let mut sums = [0.0; PANEL];
+            for (&x, weights) in x.iter().zip(panel) {
+                accumulate::<FMA>(x, weights, &mut sums);
             }
-        }
-        let from = p * PANEL;
-        let to = outputs.min(from + PANEL);
-        for (token, sums) in sums.iter().enumerate() {
-            let out = &mut out[token * outputs..][from..to];
-            for ((out, sum), bias) in out.iter_mut().zip(sums).zip(&layer.bias[from..to]) {
-                *out = sum + bias;
-            }
+            layer.finish(p, &sums, out);
         }
     }
 }

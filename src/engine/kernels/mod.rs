@@ -1,9 +1,9 @@
 //! The inner loops, compiled once per instruction set and chosen once at run time.
 //!
 //! Each instruction set has a file of its own with the same functions; [`Isa`] is the token that says which the machine
-//! has. The bodies are written once, in [`generic`], as safe Rust that the compiler vectorises; the files for x86-64
-//! compile them with wider registers and fused multiply-add. This is the only module with `unsafe` code: calls of
-//! functions that need an instruction set, each after the check for it.
+//! has. What need not be written by hand is safe Rust in [`generic`], compiled anew for each. This is the only module
+//! with `unsafe` code: loads and stores through pointers, and calls of functions that need an instruction set, each
+//! after the check for it.
 
 #![allow(unsafe_code)]
 

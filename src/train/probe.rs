@@ -1,0 +1,187 @@
+//! How far a linear layer on a frozen sentence encoder gets: the yardstick that shows whether a test set is easy.
+
+use super::{OOS_LABEL, Observer, TrainError, labels};
+use crate::{data::Row, eval::area_under_roc, label::Flow, model::Teacher};
+use rand::{SeedableRng, seq::SliceRandom};
+use rand_chacha::ChaCha8Rng;
+use serde::{Deserialize, Serialize};
+use std::collections::BTreeMap;
+
+const BATCH: usize = 32;
+const EPOCHS: usize = 40;
+/// Weight decays to choose from on the validation rows.
+const DECAYS: [f32; 4] = [0.0, 1e-5, 1e-4, 1e-3];
+
+/// What a linear probe reaches on test rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Training rows.
+    pub train_rows: usize,
+    /// Test rows.
+    pub rows: usize,
+    /// Share of test rows whose most probable label is right.
+    pub accuracy: f64,
+    /// Area under the ROC curve of the probability of the out-of-scope label.
+    pub oos_auroc: Option<f64>,
+    /// Accuracy on rows with a flow.
+    pub with_flow: Option<f64>,
+    /// Accuracy by language.
+    pub languages: BTreeMap<String, f64>,
+}
+
+/// Fits softmax regression to the teacher's embeddings of `train`, with the flow as extra inputs; chooses the weight
+/// decay on `valid` and measures on `test`. `observer` hears of texts embedded.
+///
+/// # Errors
+/// [`TrainError`], when rows or labels are unusable, the tensor library fails, or the observer asks to stop.
+pub fn probe(
+    teacher: &Teacher,
+    train: &[Row],
+    valid: &[Row],
+    test: &[Row],
+    observer: &mut dyn Observer,
+) -> Result<Probe, TrainError> {
+    if test.is_empty() {
+        return Err(TrainError::NoRows("test"));
+    }
+    let labels = labels(&train.iter().collect::<Vec<_>>(), &valid.iter().chain(test).collect::<Vec<_>>())?;
+    let rows: Vec<&Row> = train.iter().chain(valid).chain(test).collect();
+    let mut inputs = embed(teacher, &rows, observer)?;
+    standardize(&mut inputs, train.len());
+    for (input, row) in inputs.iter_mut().zip(&rows) {
+        input.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
+        input.push(1.0);
+    }
+    let gold: Vec<usize> =
+        rows.iter().map(|row| labels.iter().position(|label| *label == row.label).unwrap_or(0)).collect();
+    let (fit, rest) = (0..train.len(), train.len()..train.len() + valid.len());
+    let tested = rest.end..rows.len();
+
+    let mut best: Option<(usize, Vec<Vec<f32>>)> = None;
+    for decay in DECAYS {
+        let weights = regress(&inputs[fit.clone()], &gold[fit.clone()], labels.len(), decay);
+        let hits = rest.clone().filter(|&row| argmax(&scores(&weights, &inputs[row])) == gold[row]).count();
+        if best.as_ref().is_none_or(|(most, _)| hits > *most) {
+            best = Some((hits, weights));
+        }
+    }
+    let weights = best.map(|(_, weights)| weights).unwrap_or_default();
+    let outcomes: Vec<(&Row, bool, f32, bool)> = tested
+        .map(|row| {
+            let scores = scores(&weights, &inputs[row]);
+            let oos = labels.iter().position(|label| label == OOS_LABEL);
+            (rows[row], argmax(&scores) == gold[row], oos.map_or(0.0, |oos| scores[oos]), Some(gold[row]) == oos)
+        })
+        .collect();
+    let accuracy = |keep: &dyn Fn(&Row) -> bool| {
+        let kept: Vec<bool> = outcomes.iter().filter(|(row, ..)| keep(row)).map(|&(_, hit, ..)| hit).collect();
+        (!kept.is_empty()).then(|| kept.iter().filter(|&&hit| hit).count() as f64 / kept.len() as f64)
+    };
+    let side =
+        |out: bool| outcomes.iter().filter(|&&(.., oos)| oos == out).map(|&(_, _, score, _)| score).collect::<Vec<_>>();
+    let lang = |row: &Row| row.lang.clone().unwrap_or_else(|| "und".into());
+    let codes: std::collections::BTreeSet<String> = test.iter().map(lang).collect();
+    Ok(Probe {
+        train_rows: train.len(),
+        rows: test.len(),
+        accuracy: accuracy(&|_| true).unwrap_or(0.0),
+        oos_auroc: area_under_roc(&side(true), &side(false)),
+        with_flow: accuracy(&|row| row.context.is_some()),
+        languages: codes
+            .into_iter()
+            .filter_map(|code| Some((code.clone(), accuracy(&|row| lang(row) == code)?)))
+            .collect(),
+    })
+}
+
+/// Embeddings in the order of the rows; batches of similar length, shared among threads.
+fn embed(teacher: &Teacher, rows: &[&Row], observer: &mut dyn Observer) -> Result<Vec<Vec<f32>>, TrainError> {
+    let ids: Vec<Vec<u32>> = rows.iter().map(|row| teacher.token_ids(&row.text)).collect();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_by_key(|&row| ids[row].len());
+    let threads = std::thread::available_parallelism().map_or(1, usize::from);
+    let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
+    let mut embedded = vec![Vec::new(); rows.len()];
+    let mut done = 0;
+    for batches in batches.chunks(threads) {
+        let work = |batch: &[usize]| teacher.embed(&batch.iter().map(|&row| ids[row].as_slice()).collect::<Vec<_>>());
+        let results: Vec<_> = std::thread::scope(|scope| {
+            let running: Vec<_> = batches.iter().map(|&batch| (batch, scope.spawn(move || work(batch)))).collect();
+            let panicked = |_| Err(candle_core::Error::Msg("an embedding thread panicked".into()));
+            running.into_iter().map(|(batch, thread)| (batch, thread.join().unwrap_or_else(panicked))).collect()
+        });
+        for (batch, vectors) in results {
+            for (&row, vector) in batch.iter().zip(vectors?) {
+                embedded[row] = vector;
+            }
+            done += batch.len();
+        }
+        observer.step(done, rows.len(), 0.0, 0.0);
+        if observer.should_stop() {
+            return Err(TrainError::Option("interrupted; embeddings are not kept".into()));
+        }
+    }
+    Ok(embedded)
+}
+
+/// Mean 0 and deviation 1 in every dimension, measured on the first `count` vectors.
+fn standardize(vectors: &mut [Vec<f32>], count: usize) {
+    let width = vectors.first().map_or(0, Vec::len);
+    for dimension in 0..width {
+        let values = || vectors[..count].iter().map(|vector| f64::from(vector[dimension]));
+        let mean = values().sum::<f64>() / count as f64;
+        let deviation = (values().map(|x| (x - mean).powi(2)).sum::<f64>() / count as f64).sqrt().max(1e-9);
+        for vector in vectors.iter_mut() {
+            vector[dimension] = ((f64::from(vector[dimension]) - mean) / deviation) as f32;
+        }
+    }
+}
+
+/// Softmax regression by stochastic gradient descent with a falling rate; one row of weights per class.
+fn regress(inputs: &[Vec<f32>], gold: &[usize], classes: usize, decay: f32) -> Vec<Vec<f32>> {
+    let width = inputs.first().map_or(0, Vec::len);
+    let mut weights = vec![vec![0.0f32; width]; classes];
+    let mut order: Vec<usize> = (0..inputs.len()).collect();
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for epoch in 0..EPOCHS {
+        order.shuffle(&mut rng);
+        let rate = 0.005 * (1.0 - epoch as f32 / EPOCHS as f32);
+        for &row in &order {
+            let scores = scores(&weights, &inputs[row]);
+            for (class, (weights, score)) in weights.iter_mut().zip(scores).enumerate() {
+                let error = score - f32::from(class == gold[row]);
+                for (weight, x) in weights.iter_mut().zip(&inputs[row]) {
+                    *weight -= rate * (error * x + decay * *weight);
+                }
+            }
+        }
+    }
+    weights
+}
+
+fn scores(weights: &[Vec<f32>], input: &[f32]) -> Vec<f32> {
+    let logits: Vec<f32> =
+        weights.iter().map(|weights| weights.iter().zip(input).map(|(weight, x)| weight * x).sum()).collect();
+    let highest = logits.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let total: f32 = logits.iter().map(|logit| (logit - highest).exp()).sum();
+    logits.iter().map(|logit| (logit - highest).exp() / total).collect()
+}
+
+fn argmax(scores: &[f32]) -> usize {
+    (0..scores.len()).max_by(|&a, &b| scores[a].total_cmp(&scores[b])).unwrap_or(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn regression_separates_what_a_line_can() {
+        let inputs: Vec<Vec<f32>> =
+            (0..300).map(|n| vec![(n as f32 * 0.7).sin(), (n as f32 * 1.3).cos(), 1.0]).collect();
+        let gold: Vec<usize> = inputs.iter().map(|x| usize::from(2.0 * x[0] - x[1] > 0.2)).collect();
+        let weights = regress(&inputs, &gold, 2, 0.0);
+        let hits = inputs.iter().zip(&gold).filter(|(x, gold)| argmax(&scores(&weights, x)) == **gold).count();
+        assert!(hits > 285, "{hits} of 300");
+    }
+}

@@ -1,0 +1,184 @@
+//! The command as a user meets it: what goes to stdout, what to stderr, and the exit code.
+#![cfg(feature = "cli")]
+
+mod common;
+
+use serde_json::Value;
+use std::{
+    fs,
+    io::Write,
+    path::Path,
+    process::{Command, Output, Stdio},
+};
+
+fn intentgate(arguments: &[&str], input: &[u8]) -> Output {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_intentgate"))
+        .args(arguments)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // A command that fails early does not read its input.
+    let _ = child.stdin.take().unwrap().write_all(input);
+    child.wait_with_output().unwrap()
+}
+
+fn model() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    common::write(&common::Tiny::default().bundle(), dir.path());
+    dir
+}
+
+fn path(path: &Path) -> &str {
+    path.to_str().unwrap()
+}
+
+fn objects(output: &Output) -> Vec<Value> {
+    String::from_utf8(output.stdout.clone()).unwrap().lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+fn stderr(output: &Output) -> String {
+    String::from_utf8_lossy(&output.stderr).into_owned()
+}
+
+#[test]
+fn every_line_is_answered_in_order() {
+    let model = model();
+    let input = b"where is my order\n\n\xff\xfe broken\nlast without newline";
+    let output = intentgate(&["classify", "--json", "--model", path(model.path())], input);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answers = objects(&output);
+    let texts: Vec<&str> = answers.iter().map(|answer| answer["text"].as_str().unwrap()).collect();
+    assert_eq!(texts, ["where is my order", "", "\u{fffd}\u{fffd} broken", "last without newline"]);
+    assert!(answers[1]["intent"].is_null() && answers[1]["reason"] == "empty");
+    let keys = "confidence in_scope intent language margin model_version oos_score reason scores text";
+    for answer in &answers {
+        let mut found: Vec<&str> = answer.as_object().unwrap().keys().map(String::as_str).collect();
+        found.sort_unstable();
+        assert_eq!(found.join(" "), keys);
+    }
+    let sum: f64 = answers[0]["scores"].as_object().unwrap().values().map(|score| score.as_f64().unwrap()).sum();
+    assert!((sum - 1.0).abs() < 1e-4);
+}
+
+#[test]
+fn malformed_rows_are_answered_in_their_place() {
+    let model = model();
+    let rows = "{\"text\":\"tomorrow\",\"context\":\"appointment\"}\nnot json\n{\"text\":\"\\ud800\"}\n{\"text\":\"a\",\"context\":\"chat\"}\n{\"text\":\"b\"}\n";
+    let output = intentgate(&["classify", "--jsonl", "--json", "--model", path(model.path())], rows.as_bytes());
+    assert_eq!(output.status.code(), Some(1));
+    let answers = objects(&output);
+    let failed: Vec<Option<u64>> =
+        answers.iter().map(|answer| answer["error"].as_str().and(answer["line"].as_u64())).collect();
+    assert_eq!(failed, [None, Some(2), Some(3), Some(4), None]);
+    assert!(stderr(&output).contains("-:4: unknown flow \"chat\""));
+}
+
+#[test]
+fn a_message_of_4096_characters_is_answered() {
+    let model = model();
+    let long = "where is my order ".repeat(228);
+    let output = intentgate(&["classify", "--json", "--model", path(model.path()), &long[..4096]], b"");
+    assert_eq!(objects(&output).len(), 1);
+}
+
+#[test]
+fn errors_go_to_stderr_with_a_code() {
+    let output = intentgate(&["classify", "--model", "no/such/model", "hi"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(output.stdout.is_empty() && stderr(&output).contains("no/such/model/config.json"), "{}", stderr(&output));
+    let output = intentgate(&["classify", "--context", "chat", "hi"], b"");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("unknown flow"), "{}", stderr(&output));
+
+    let model = model();
+    let weights = model.path().join("model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let output = intentgate(&["classify", "--model", path(model.path()), "hi"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr(&output).contains("model.safetensors"), "{}", stderr(&output));
+}
+
+#[test]
+fn a_packed_model_answers_like_its_directory() {
+    let model = model();
+    let packed = model.path().join("tiny.guard");
+    let output = intentgate(&["pack", "--model", path(model.path()), "--out", path(&packed)], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let answer =
+        |model: &Path| intentgate(&["classify", "--json", "--model", path(model), "where is my order"], b"").stdout;
+    assert_eq!(answer(&packed), answer(model.path()));
+}
+
+#[test]
+fn data_check_fails_on_errors_and_fills_a_datasheet() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("en.jsonl");
+    let sheet = dir.path().join("README.md");
+    let marks = "<!-- generated: counts --><!-- /generated --><!-- generated: sameness --><!-- /generated -->";
+    fs::write(&sheet, marks).unwrap();
+    fs::write(&file, "{\"text\":\"hi\",\"label\":\"faq\",\"lang\":\"en\"}\n").unwrap();
+    let output = intentgate(&["data", "check", path(&file), "--update", path(&sheet)], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(fs::read_to_string(&sheet).unwrap().contains("| English (en) | 1 |"));
+    fs::write(&file, "{\"text\":\"hi\",\"label\":\"greeting\",\"lang\":\"en\"}\n{\n").unwrap();
+    let output = intentgate(&["data", "check", path(&file), "--json"], b"");
+    assert_eq!(output.status.code(), Some(1));
+    let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(report["findings"].as_array().unwrap().len(), 2);
+}
+
+#[test]
+fn evaluation_and_benchmark_print_json() {
+    let model = model();
+    let rows = model.path().join("rows.jsonl");
+    fs::write(&rows, "{\"text\":\"where is my order\",\"label\":\"order\",\"lang\":\"en\"}\n{\"text\":\"a b c\",\"label\":\"out_of_scope\",\"context\":\"faq\"}\n").unwrap();
+    let json = model.path().join("evaluation.json");
+    let output =
+        intentgate(&["eval", "--data", path(&rows), "--model", path(model.path()), "--json", path(&json)], b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    let evaluation: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!((&evaluation["overall"]["rows"], &evaluation["languages"]["en"]["rows"]), (&2.into(), &1.into()));
+    let output =
+        intentgate(&["bench", "--json", "--seconds", "0", "--data", path(&rows), "--model", path(model.path())], b"");
+    let record: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(
+        ["p50_us", "p90_us", "p99_us", "p999_us", "max_us", "messages_per_second"]
+            .iter()
+            .all(|key| record[key].is_f64()),
+        "{record}"
+    );
+    fs::write(&rows, "{\"text\":\"x\",\"label\":\"weather\"}\n").unwrap();
+    let output = intentgate(&["eval", "--data", path(&rows), "--model", path(model.path())], b"");
+    assert!(!output.status.success() && stderr(&output).contains("rows.jsonl:1: the model has no label \"weather\""));
+}
+
+#[cfg(feature = "train")]
+#[test]
+fn a_model_trained_from_rows_classifies() {
+    let dir = model();
+    let rows: String = (0..8)
+        .flat_map(|n| [format!("where is my order {n}\torder"), format!("pup {n}\tout_of_scope")])
+        .map(|line| {
+            let (text, label) = line.split_once('\t').unwrap();
+            format!("{{\"text\":\"{text}\",\"label\":\"{label}\"}}\n")
+        })
+        .collect();
+    let data = dir.path().join("rows.jsonl");
+    fs::write(&data, rows).unwrap();
+    let out = dir.path().join("trained");
+    let tokenizer = dir.path().join("tokenizer.json");
+    let train =
+        ["train", "--data", path(&data), "--valid", path(&data), "--tokenizer", path(&tokenizer), "--out", path(&out)];
+    let shape = ["--hidden-size", "32", "--layers", "1", "--epochs", "1", "--max-tokens", "16"];
+    let output = intentgate(&[&train[..], &shape[..]].concat(), b"");
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(output.stdout.is_empty() && stderr(&output).contains("epoch 1: loss"));
+    let output = intentgate(&["classify", "--json", "--model", path(&out), "where is my order"], b"");
+    assert_eq!(objects(&output)[0]["scores"].as_object().unwrap().len(), 2);
+    let output =
+        intentgate(&["train", "--data", "none.jsonl", "--out", path(&out), "--tokenizer", path(&tokenizer)], b"");
+    assert!(!output.status.success() && stderr(&output).contains("none.jsonl"));
+}
