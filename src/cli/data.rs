@@ -4,7 +4,7 @@ use super::Failure;
 use clap::{Args, Subcommand};
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
-    data::{self, check},
+    data::{self, check, review},
     eval::tables,
 };
 use std::{collections::BTreeSet, fs, path::PathBuf, process::ExitCode};
@@ -33,6 +33,9 @@ pub struct CheckArguments {
     /// Write the tables into a Markdown file, between its `<!-- generated: ... -->` marks
     #[arg(long, value_name = "FILE")]
     update: Option<PathBuf>,
+    /// Directory of second readings, for the table of agreement in the Markdown file
+    #[arg(long, value_name = "DIR", requires = "update")]
+    review: Option<PathBuf>,
     /// Most findings to print of each kind
     #[arg(long, default_value_t = 50)]
     most: usize,
@@ -49,11 +52,17 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
         print(&report, arguments.most);
     }
     if let Some(path) = &arguments.update {
-        let document = fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
-        let filled = tables::fill(&document, "counts", &check::counts_table(&report))
-            .and_then(|document| tables::fill(&document, "sameness", &check::sameness_table(&report)))
-            .ok_or_else(|| format!("{}: the marks for counts and sameness are not there", path.display()))?;
-        fs::write(path, filled).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        let mut tables = vec![("counts", check::counts_table(&report)), ("sameness", check::sameness_table(&report))];
+        if let Some(dir) = &arguments.review {
+            tables.push(("agreement", review::agreement_table(&review::load_readings(dir)?)));
+        }
+        let mut document =
+            fs::read_to_string(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?;
+        for (name, table) in tables {
+            document = tables::fill(&document, name, &table)
+                .ok_or_else(|| format!("{}: there are no marks for {name}", path.display()))?;
+        }
+        fs::write(path, document).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
     }
     Ok(if report.errors() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

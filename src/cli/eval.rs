@@ -5,7 +5,7 @@ use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
     Guard, GuardConfig, data,
-    eval::{self, Evaluation, Metrics, tables},
+    eval::{self, Evaluation, Metrics, Probe, tables},
 };
 use std::{
     fs,
@@ -130,6 +130,9 @@ pub struct CardArguments {
     /// A file with generated marks to fill as well
     #[arg(long, value_name = "FILE")]
     readme: Option<PathBuf>,
+    /// The result of `intentgate probe --json` on the same rows, for the table beside it
+    #[arg(long, value_name = "FILE")]
+    probe: Option<PathBuf>,
     /// Benchmark records made by `intentgate bench --json`, for the speed table
     #[arg(long, value_name = "FILE", num_args = 0..)]
     bench: Vec<PathBuf>,
@@ -163,6 +166,20 @@ pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
         ("labels", tables::labels(&evaluation)),
         ("confusion", tables::confusion(&evaluation)),
     ];
+    if let Some(path) = &arguments.probe {
+        let probe: Probe =
+            serde_json::from_slice(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
+        if probe.rows != evaluation.overall.rows {
+            return Err(format!(
+                "{}: measured on {} rows, evaluation.json on {}",
+                path.display(),
+                probe.rows,
+                evaluation.overall.rows
+            )
+            .into());
+        }
+        sections.push(("probe", tables::beside(&evaluation, probe.accuracy, &probe.languages)));
+    }
     if !speed.is_empty() {
         sections.push(("speed", super::bench::markdown(&speed)));
     }

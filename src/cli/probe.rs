@@ -30,6 +30,9 @@ pub struct Arguments {
     /// Rows to measure on
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     test: Vec<PathBuf>,
+    /// Keep embeddings in FILE, and take from it those that are there
+    #[arg(long, value_name = "FILE")]
+    cache: Option<PathBuf>,
     /// Write the result as JSON to FILE
     #[arg(long, value_name = "FILE")]
     json: Option<PathBuf>,
@@ -40,7 +43,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let teacher = Teacher::from_dir(&arguments.teacher, &Device::Cpu)?;
     let [rows, valid, test] = [&arguments.data, &arguments.valid, &arguments.test].map(|paths| data::load(paths));
     let mut progress = Progress(super::progress_bar(0, "embedding"));
-    let probe = train::probe(&teacher, &rows?, &valid?, &test?, &mut progress)?;
+    let probe = train::probe(&teacher, &rows?, &valid?, &test?, arguments.cache.as_deref(), &mut progress)?;
     progress.0.finish_and_clear();
     println!("accuracy {} % of {} rows, fitted to {}", tables::percent(probe.accuracy), probe.rows, probe.train_rows);
     println!(

@@ -6,6 +6,7 @@
 pub mod check;
 mod language;
 mod neighbours;
+pub mod review;
 mod row;
 
 pub use language::{Language, language};

@@ -77,6 +77,23 @@ pub struct WorstError {
     pub confidence: f32,
 }
 
+/// What a linear probe reaches on test rows.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Probe {
+    /// Training rows.
+    pub train_rows: usize,
+    /// Test rows.
+    pub rows: usize,
+    /// Share of test rows whose most probable label is right.
+    pub accuracy: f64,
+    /// Area under the ROC curve of the probability of the out-of-scope label.
+    pub oos_auroc: Option<f64>,
+    /// Accuracy on rows with a flow.
+    pub with_flow: Option<f64>,
+    /// Accuracy by language.
+    pub languages: BTreeMap<String, f64>,
+}
+
 /// Runs `guard` over `rows`. `progress` is called after each row with the number done.
 ///
 /// # Errors

@@ -1,7 +1,7 @@
 //! Evaluations as Markdown, for model cards and the README; and putting generated text between marks in a file.
 
 use super::{Evaluation, Metrics};
-use std::fmt::Write as _;
+use std::{collections::BTreeMap, fmt::Write as _};
 
 /// A share as a percentage with one decimal, or a dash.
 pub fn percent(share: impl Into<Option<f64>>) -> String {
@@ -68,6 +68,18 @@ pub fn confusion(evaluation: &Evaluation) -> String {
         for count in row {
             let _ = write!(out, " {count} |");
         }
+    }
+    out.push('\n');
+    out
+}
+
+/// Accuracy by language beside that of another model on the same rows, given overall and by language.
+pub fn beside(evaluation: &Evaluation, overall: f64, languages: &BTreeMap<String, f64>) -> String {
+    let mut out = String::from("| rows of | guard % | linear probe % |\n|---|---:|---:|");
+    let _ = write!(out, "\n| **all** | {} | {} |", percent(evaluation.overall.accuracy), percent(overall));
+    for (code, metrics) in &evaluation.languages {
+        let other = languages.get(code).copied();
+        let _ = write!(out, "\n| {code} | {} | {} |", percent(metrics.accuracy), percent(other));
     }
     out.push('\n');
     out

@@ -9,6 +9,7 @@ mod augment;
 mod base;
 mod calibrate;
 mod checkpoint;
+mod embedding_cache;
 mod optimizer;
 mod probe;
 mod vocabulary;
@@ -17,7 +18,7 @@ pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
 pub use base::fetch_base;
-pub use probe::{Probe, probe};
+pub use probe::probe;
 pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
 
 use crate::{
@@ -93,7 +94,7 @@ impl Default for Options {
         Options {
             layers: 3,
             hidden_size: 192,
-            epochs: 12,
+            epochs: 7,
             batch_size: 32,
             learning_rate: 1e-3,
             word_learning_rate: 1e-3,
@@ -423,10 +424,7 @@ fn fingerprint_of(rows: &[&Row], valid: &[&Row], options: &Options, config: &Enc
 }
 
 fn short_hash(bytes: &[u8]) -> String {
-    let hash = bytes
-        .iter()
-        .fold(0xcbf2_9ce4_8422_2325u64, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
-    format!("{:08x}", hash >> 32)
+    format!("{:08x}", embedding_cache::hash(bytes) >> 32)
 }
 
 fn json(value: &impl serde::Serialize) -> Vec<u8> {

@@ -1,36 +1,24 @@
 //! How far a linear layer on a frozen sentence encoder gets: the yardstick that shows whether a test set is easy.
 
-use super::{OOS_LABEL, Observer, TrainError, labels};
-use crate::{data::Row, eval::area_under_roc, label::Flow, model::Teacher};
+use super::{OOS_LABEL, Observer, TrainError, embedding_cache::EmbeddingCache, labels};
+use crate::{
+    data::Row,
+    eval::{Probe, area_under_roc},
+    label::Flow,
+    model::Teacher,
+};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
-use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::path::Path;
 
 const BATCH: usize = 32;
 const EPOCHS: usize = 40;
 /// Weight decays to choose from on the validation rows.
 const DECAYS: [f32; 4] = [0.0, 1e-5, 1e-4, 1e-3];
 
-/// What a linear probe reaches on test rows.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Probe {
-    /// Training rows.
-    pub train_rows: usize,
-    /// Test rows.
-    pub rows: usize,
-    /// Share of test rows whose most probable label is right.
-    pub accuracy: f64,
-    /// Area under the ROC curve of the probability of the out-of-scope label.
-    pub oos_auroc: Option<f64>,
-    /// Accuracy on rows with a flow.
-    pub with_flow: Option<f64>,
-    /// Accuracy by language.
-    pub languages: BTreeMap<String, f64>,
-}
-
 /// Fits softmax regression to the teacher's embeddings of `train`, with the flow as extra inputs; chooses the weight
-/// decay on `valid` and measures on `test`. `observer` hears of texts embedded.
+/// decay on `valid` and measures on `test`. `observer` hears of texts embedded; with a `cache` file, those in it are not
+/// embedded again.
 ///
 /// # Errors
 /// [`TrainError`], when rows or labels are unusable, the tensor library fails, or the observer asks to stop.
@@ -39,6 +27,7 @@ pub fn probe(
     train: &[Row],
     valid: &[Row],
     test: &[Row],
+    cache: Option<&Path>,
     observer: &mut dyn Observer,
 ) -> Result<Probe, TrainError> {
     if test.is_empty() {
@@ -46,7 +35,12 @@ pub fn probe(
     }
     let labels = labels(&train.iter().collect::<Vec<_>>(), &valid.iter().chain(test).collect::<Vec<_>>())?;
     let rows: Vec<&Row> = train.iter().chain(valid).chain(test).collect();
-    let mut inputs = embed(teacher, &rows, observer)?;
+    let mut cache = match cache {
+        Some(path) => EmbeddingCache::open(path, teacher.fingerprint(), teacher.width())?,
+        None => EmbeddingCache::in_memory(teacher.width()),
+    };
+    embed(teacher, &rows, &mut cache, observer)?;
+    let mut inputs: Vec<Vec<f32>> = rows.iter().map(|row| cache.get(&row.text).unwrap_or_default()).collect();
     standardize(&mut inputs, train.len());
     for (input, row) in inputs.iter_mut().zip(&rows) {
         input.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
@@ -94,34 +88,42 @@ pub fn probe(
     })
 }
 
-/// Embeddings in the order of the rows; batches of similar length, shared among threads.
-fn embed(teacher: &Teacher, rows: &[&Row], observer: &mut dyn Observer) -> Result<Vec<Vec<f32>>, TrainError> {
-    let ids: Vec<Vec<u32>> = rows.iter().map(|row| teacher.token_ids(&row.text)).collect();
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_by_key(|&row| ids[row].len());
+/// Puts the embedding of every row into the cache; batches of similar length, shared among threads.
+fn embed(
+    teacher: &Teacher,
+    rows: &[&Row],
+    cache: &mut EmbeddingCache,
+    observer: &mut dyn Observer,
+) -> Result<(), TrainError> {
+    let mut missing: Vec<(&str, Vec<u32>)> = rows
+        .iter()
+        .filter(|row| !cache.contains(&row.text))
+        .map(|row| (row.text.as_str(), teacher.token_ids(&row.text)))
+        .collect();
+    missing.sort_by_key(|(_, ids)| ids.len());
     let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let batches: Vec<&[usize]> = order.chunks(BATCH).collect();
-    let mut embedded = vec![Vec::new(); rows.len()];
-    let mut done = 0;
-    for batches in batches.chunks(threads) {
-        let work = |batch: &[usize]| teacher.embed(&batch.iter().map(|&row| ids[row].as_slice()).collect::<Vec<_>>());
+    let mut done = rows.len() - missing.len();
+    for batches in missing.chunks(BATCH).collect::<Vec<_>>().chunks(threads) {
+        let work = |batch: &[(&str, Vec<u32>)]| {
+            teacher.embed(&batch.iter().map(|(_, ids)| ids.as_slice()).collect::<Vec<_>>())
+        };
         let results: Vec<_> = std::thread::scope(|scope| {
             let running: Vec<_> = batches.iter().map(|&batch| (batch, scope.spawn(move || work(batch)))).collect();
             let panicked = |_| Err(candle_core::Error::Msg("an embedding thread panicked".into()));
             running.into_iter().map(|(batch, thread)| (batch, thread.join().unwrap_or_else(panicked))).collect()
         });
         for (batch, vectors) in results {
-            for (&row, vector) in batch.iter().zip(vectors?) {
-                embedded[row] = vector;
+            for ((text, _), vector) in batch.iter().zip(vectors?) {
+                cache.put(text, &vector)?;
             }
             done += batch.len();
         }
         observer.step(done, rows.len(), 0.0, 0.0);
         if observer.should_stop() {
-            return Err(TrainError::Option("interrupted; embeddings are not kept".into()));
+            return Err(TrainError::Option("interrupted".into()));
         }
     }
-    Ok(embedded)
+    Ok(())
 }
 
 /// Mean 0 and deviation 1 in every dimension, measured on the first `count` vectors.

@@ -1,7 +1,7 @@
 //! The inner loops, compiled once per instruction set and chosen once at run time.
 //!
 //! Each instruction set has a file of its own with the same functions; [`Isa`] is the token that says which the machine
-//! has. What need not be written by hand is safe Rust in [`generic`], compiled anew for each. This is the only module
+//! has. What need not be written by hand is safe Rust in `generic`, compiled anew for each. This is the only module
 //! with `unsafe` code: loads and stores through pointers, and calls of functions that need an instruction set, each
 //! after the check for it.
 
