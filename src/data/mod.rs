@@ -14,16 +14,20 @@ pub use row::{DataError, Origin, Row, RowError, RowErrorKind, RowReader, files, 
 
 /// A hash of what the rows teach: texts, labels and flows in order, as 16 hexadecimal digits (FNV-1a, 64 bit).
 pub fn fingerprint<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {
-    let mut hash = 0xcbf2_9ce4_8422_2325u64;
-    let mut eat = |bytes: &[u8]| {
-        for &byte in bytes.iter().chain(&[0xff]) {
-            hash = (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3);
-        }
-    };
+    let mut hash = FNV_OFFSET;
+    let mut eat = |bytes: &[u8]| hash = fnv1a(fnv1a(hash, bytes), &[0xff]);
     for row in rows {
         eat(row.text.as_bytes());
         eat(row.label.as_bytes());
         eat(row.context.map_or("", crate::Flow::name).as_bytes());
     }
     format!("{hash:016x}")
+}
+
+/// Where an FNV-1a hash begins.
+pub(crate) const FNV_OFFSET: u64 = 0xcbf2_9ce4_8422_2325;
+
+/// FNV-1a, 64 bit, of `bytes` after what gave `hash`.
+pub(crate) fn fnv1a(hash: u64, bytes: &[u8]) -> u64 {
+    bytes.iter().fold(hash, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
 }

@@ -5,6 +5,7 @@
 //! is dropped.
 
 use super::TrainError;
+use crate::data::{FNV_OFFSET, fnv1a};
 use half::f16;
 use std::{
     collections::HashMap,
@@ -24,9 +25,8 @@ pub(super) struct EmbeddingCache {
     vectors: HashMap<u64, Vec<f16>>,
 }
 
-/// FNV-1a, 64 bit.
 pub(super) fn hash(bytes: &[u8]) -> u64 {
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3))
+    fnv1a(FNV_OFFSET, bytes)
 }
 
 impl EmbeddingCache {
