@@ -88,7 +88,7 @@ fn learns_repeats_and_resumes_exactly() {
         train(&Job { resume, ..job(&rows, &tiny, dir) }, &mut StopAfter(stop, 0))
     };
     let trained = run(dirs[0].path(), usize::MAX, false).unwrap();
-    assert!(trained.epochs.iter().any(|epoch| epoch.valid_accuracy > 0.95), "{:?}", trained.epochs);
+    assert!(trained.epochs.iter().any(|epoch| epoch.score > 0.95), "{:?}", trained.epochs);
     for (text, label) in [("where is my order", "order"), ("tomorrow w", "appointment"), ("pup d", "out_of_scope")] {
         assert_eq!(trained.guard.check(text).label(), Some(label), "{text}");
     }

@@ -3,6 +3,8 @@
 mod bench;
 mod classify;
 mod data;
+#[cfg(feature = "train")]
+mod distill;
 mod eval;
 mod pack;
 #[cfg(feature = "train")]
@@ -38,6 +40,8 @@ enum Command {
     Classify(classify::Arguments),
     #[cfg(feature = "train")]
     Train(train::Arguments),
+    #[cfg(feature = "train")]
+    Distill(distill::Arguments),
     Eval(eval::Arguments),
     Bench(bench::Arguments),
     /// Look into datasets.
@@ -59,6 +63,8 @@ pub fn run() -> ExitCode {
         Command::Classify(arguments) => classify::run(&arguments),
         #[cfg(feature = "train")]
         Command::Train(arguments) => train::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Distill(arguments) => distill::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Data(command) => data::run(&command),

@@ -64,7 +64,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 struct Progress(ProgressBar);
 
 impl Observer for Progress {
-    fn step(&mut self, done: usize, of: usize, _: f32, _: f64) {
+    fn step(&mut self, _: usize, _: usize, _: f32, _: f64) {}
+
+    fn embedded(&mut self, done: usize, of: usize) {
         self.0.set_length(of as u64);
         self.0.set_position(done as u64);
     }

@@ -99,13 +99,13 @@ pub struct Arguments {
 }
 
 #[derive(Clone, Copy, ValueEnum)]
-enum DeviceKind {
+pub(super) enum DeviceKind {
     Cpu,
     Cuda,
 }
 
 impl DeviceKind {
-    fn device(self) -> Result<Device, Failure> {
+    pub(super) fn device(self) -> Result<Device, Failure> {
         match self {
             DeviceKind::Cpu => Ok(Device::Cpu),
             DeviceKind::Cuda if cfg!(feature = "cuda") => Ok(Device::new_cuda(0)?),
@@ -124,15 +124,6 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         (None, Some(base)) => base.tokenizer.to_vec(),
         (None, None) => default_tokenizer()?,
     };
-    let stop = Arc::new(AtomicBool::new(false));
-    let signal = Arc::clone(&stop);
-    ctrlc::set_handler(move || {
-        if signal.swap(true, Ordering::Relaxed) {
-            // Asked twice: do not wait for the checkpoint.
-            std::process::exit(130);
-        }
-        eprintln!("\nstopping after this step; once more to stop at once");
-    })?;
     let job = Job {
         rows: &rows,
         valid: &valid,
@@ -145,24 +136,24 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         resume: arguments.resume,
     };
     eprintln!("{} rows to fit, {} to validate on", rows.len(), valid.len());
-    let mut progress = Progress { bar: super::progress_bar(0, "training"), stop, began: Instant::now(), loss: None };
+    let mut progress = Progress::start("training", "validation accuracy %", 100.0)?;
     let trained = match train::train(&job, &mut progress) {
         Err(error @ TrainError::Interrupted(_)) => {
-            progress.bar.abandon();
+            progress.abandon();
             eprintln!("{error}; go on with the same command and --resume");
             return Ok(ExitCode::from(130));
         }
         other => other?,
     };
-    progress.bar.finish_and_clear();
+    let seconds = progress.finish();
     let config = trained.guard.config();
     let best = trained.epochs.iter().rev().find(|epoch| epoch.best);
     eprintln!(
         "{}: model {}, validation accuracy {:.2} %, {:.0} s",
         arguments.out.display(),
         config.model_version,
-        100.0 * best.map_or(0.0, |epoch| epoch.valid_accuracy),
-        progress.began.elapsed().as_secs_f64()
+        100.0 * best.map_or(0.0, |epoch| epoch.score),
+        seconds
     );
     Ok(ExitCode::SUCCESS)
 }
@@ -188,13 +179,16 @@ fn options(arguments: &Arguments) -> Options {
     }
 }
 
-/// A base encoder: a directory, or `hf:` and the name of a repository on the Hugging Face hub.
 fn base(name: &str) -> Result<Bundle<'static>, Failure> {
-    let dir = match name.strip_prefix("hf:") {
-        Some(id) => hub(id)?,
-        None => PathBuf::from(name),
-    };
-    Ok(train::base_from_dir(&dir)?)
+    Ok(train::base_from_dir(&model_dir(name)?)?)
+}
+
+/// The directory of a model: `name` itself, or what is fetched for `hf:` and a repository on the Hugging Face hub.
+pub(super) fn model_dir(name: &str) -> Result<PathBuf, Failure> {
+    match name.strip_prefix("hf:") {
+        Some(id) => hub(id),
+        None => Ok(PathBuf::from(name)),
+    }
 }
 
 #[cfg(feature = "hub")]
@@ -208,21 +202,50 @@ fn hub(id: &str) -> Result<PathBuf, Failure> {
 }
 
 #[cfg(feature = "embedded")]
-fn default_tokenizer() -> Result<Vec<u8>, Failure> {
+pub(super) fn default_tokenizer() -> Result<Vec<u8>, Failure> {
     Ok(Bundle::embedded().tokenizer.into_owned())
 }
 
 #[cfg(not(feature = "embedded"))]
-fn default_tokenizer() -> Result<Vec<u8>, Failure> {
+pub(super) fn default_tokenizer() -> Result<Vec<u8>, Failure> {
     Err("this program was built without a model: name a vocabulary with --tokenizer".into())
 }
 
-struct Progress {
+/// Draws a training run, and stops it on Ctrl-C.
+pub(super) struct Progress {
     bar: ProgressBar,
+    /// What the score of an epoch is, and by what to multiply it.
+    score: (&'static str, f64),
     stop: Arc<AtomicBool>,
     began: Instant,
     /// Running mean, for a steady display.
     loss: Option<f32>,
+}
+
+impl Progress {
+    pub(super) fn start(what: &str, score: &'static str, times: f64) -> Result<Self, Failure> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let signal = Arc::clone(&stop);
+        ctrlc::set_handler(move || {
+            if signal.swap(true, Ordering::Relaxed) {
+                // Asked twice: do not wait for the checkpoint.
+                std::process::exit(130);
+            }
+            eprintln!("\nstopping after this step; once more to stop at once");
+        })?;
+        let bar = super::progress_bar(0, what);
+        Ok(Progress { bar, score: (score, times), stop, began: Instant::now(), loss: None })
+    }
+
+    pub(super) fn abandon(&self) {
+        self.bar.abandon();
+    }
+
+    /// Takes the bar away; returns the seconds since the start.
+    pub(super) fn finish(&self) -> f64 {
+        self.bar.finish_and_clear();
+        self.began.elapsed().as_secs_f64()
+    }
 }
 
 impl Observer for Progress {
@@ -234,13 +257,20 @@ impl Observer for Progress {
         self.bar.set_message(format!("loss {mean:.3} rate {learning_rate:.1e}"));
     }
 
+    fn embedded(&mut self, done: usize, of: usize) {
+        self.bar.set_length(of as u64);
+        self.bar.set_position(done as u64);
+        self.bar.set_message("texts embedded by the teacher");
+    }
+
     fn epoch(&mut self, epoch: &Epoch) {
         let mark = if epoch.best { " *" } else { "" };
+        let (what, times) = self.score;
         let line = format!(
-            "epoch {}: loss {:.4}, validation accuracy {:.2} %, {:.0} s{mark}",
+            "epoch {}: loss {:.4}, {what} {:.4}, {:.0} s{mark}",
             epoch.epoch,
             epoch.loss,
-            100.0 * epoch.valid_accuracy,
+            times * epoch.score,
             self.began.elapsed().as_secs_f64()
         );
         // Through the bar where there is one, so that it is not torn; plainly into a log.

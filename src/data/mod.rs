@@ -10,7 +10,7 @@ pub mod review;
 mod row;
 
 pub use language::{Language, language};
-pub use row::{DataError, Origin, Row, RowError, RowErrorKind, RowReader, files, load, load_lenient};
+pub use row::{DataError, Origin, Row, RowError, RowErrorKind, RowReader, corpus_files, files, load, load_lenient};
 
 /// A hash of what the rows teach: texts, labels and flows in order, as 16 hexadecimal digits (FNV-1a, 64 bit).
 pub fn fingerprint<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {

@@ -168,11 +168,23 @@ impl<R: BufRead> Iterator for RowReader<R> {
 /// # Errors
 /// [`DataError::Io`] and [`DataError::NoFiles`].
 pub fn files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, DataError> {
+    files_with(&["jsonl"], paths)
+}
+
+/// Like [`files`], for unlabelled text: `.jsonl`, `.txt` and `.gz` files.
+///
+/// # Errors
+/// As [`files`].
+pub fn corpus_files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, DataError> {
+    files_with(&["jsonl", "txt", "gz"], paths)
+}
+
+fn files_with(extensions: &[&str], paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, DataError> {
     let mut found = Vec::new();
     for path in paths {
         let path = path.as_ref();
         let before = found.len();
-        walk(path, true, &mut found).map_err(|source| DataError::Io { path: path.into(), source })?;
+        walk(path, true, extensions, &mut found).map_err(|source| DataError::Io { path: path.into(), source })?;
         if found.len() == before {
             return Err(DataError::NoFiles(path.into()));
         }
@@ -180,13 +192,13 @@ pub fn files(paths: &[impl AsRef<Path>]) -> Result<Vec<PathBuf>, DataError> {
     Ok(found)
 }
 
-fn walk(path: &Path, named: bool, found: &mut Vec<PathBuf>) -> io::Result<()> {
+fn walk(path: &Path, named: bool, extensions: &[&str], found: &mut Vec<PathBuf>) -> io::Result<()> {
     if fs::metadata(path)?.is_dir() {
         let mut entries = fs::read_dir(path)?.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
         entries.sort();
-        entries.iter().try_for_each(|entry| walk(entry, false, found))
+        entries.iter().try_for_each(|entry| walk(entry, false, extensions, found))
     } else {
-        if named || path.extension().is_some_and(|extension| extension == "jsonl") {
+        if named || path.extension().is_some_and(|found| extensions.iter().any(|extension| found == *extension)) {
             found.push(path.into());
         }
         Ok(())

@@ -1,57 +1,80 @@
 //! The trainable BERT classifier.
 
-use super::{EmbeddingTable, WORD_EMBEDDINGS};
+use super::{
+    EmbeddingTable, WORD_EMBEDDINGS,
+    ops::{self, Lengths},
+};
 use crate::engine::{EncoderConfig, TensorFile, WeightsError};
-use candle_core::{D, Device, Result, Tensor, Var};
-use candle_nn::ops::softmax;
+use candle_core::{Device, Result, Tensor, Var};
 use rand::{Rng, RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::collections::{BTreeMap, HashMap};
 
-/// Messages of one training or evaluation step, padded to the longest.
+/// Messages of one training or evaluation step, one after the other without padding.
 #[derive(Debug)]
 pub struct Batch {
     /// The distinct token ids of the batch.
     pub(crate) rows: Vec<u32>,
-    /// Indices into `rows`, `messages x tokens`.
+    /// An index into `rows` for each token.
     ids: Tensor,
-    /// 0 for a token, a large negative number for padding; `messages x 1 x 1 x tokens`.
-    mask: Tensor,
-    messages: usize,
-    tokens: usize,
+    /// The place of each token in its message.
+    positions: Tensor,
+    /// The first token of each message.
+    firsts: Tensor,
+    lengths: Lengths,
 }
 
 impl Batch {
-    /// Pads messages of token ids. None of them may be empty.
+    /// Gathers messages of token ids. None of them may be empty.
     ///
     /// # Errors
     /// Candle's, when the tensors cannot be made on the device.
-    pub fn new<'a>(messages: impl Iterator<Item = &'a [u32]> + Clone, device: &Device) -> Result<Self> {
-        let tokens = messages.clone().map(<[u32]>::len).max().unwrap_or(0);
-        let count = messages.clone().count();
+    pub fn new<'a>(messages: impl Iterator<Item = &'a [u32]>, device: &Device) -> Result<Self> {
         let mut rows = Vec::new();
         let mut index: HashMap<u32, u32> = HashMap::new();
-        let mut ids = Vec::with_capacity(count * tokens);
-        let mut mask = Vec::with_capacity(count * tokens);
+        let (mut ids, mut positions, mut firsts, mut lengths) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
         for message in messages {
-            for t in 0..tokens {
-                // Padding repeats a token of the message; the mask hides it.
-                let id = message[t.min(message.len() - 1)];
+            firsts.push(ids.len() as u32);
+            lengths.push(message.len());
+            for (position, &id) in (0u32..).zip(message) {
+                positions.push(position);
                 ids.push(*index.entry(id).or_insert_with(|| {
                     rows.push(id);
                     rows.len() as u32 - 1
                 }));
-                mask.push(if t < message.len() { 0.0f32 } else { -1e9 });
             }
         }
         Ok(Batch {
             rows,
-            ids: Tensor::from_vec(ids, count * tokens, device)?,
-            mask: Tensor::from_vec(mask, (count, 1, 1, tokens), device)?,
-            messages: count,
-            tokens,
+            ids: Tensor::new(ids, device)?,
+            positions: Tensor::new(positions, device)?,
+            firsts: Tensor::new(firsts, device)?,
+            lengths: Lengths::new(lengths, device)?,
         })
     }
+
+    /// The mean of the token vectors of each message, as a matrix to multiply them with, `messages x tokens`.
+    fn means(&self) -> Result<Tensor> {
+        let lengths = self.lengths.of();
+        let tokens: usize = lengths.iter().sum();
+        let mut values = vec![0.0f32; lengths.len() * tokens];
+        let mut first = 0;
+        for (row, &length) in values.chunks_exact_mut(tokens.max(1)).zip(lengths) {
+            row[first..first + length].fill(1.0 / length as f32);
+            first += length;
+        }
+        Tensor::from_vec(values, (lengths.len(), tokens), self.ids.device())
+    }
+}
+
+/// What stands for a message after the last layer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Pooling {
+    /// The vector of the first token, through the pooler: what the engine runs.
+    #[default]
+    First,
+    /// The mean of all token vectors, as in the e5 family; the pooler is left out.
+    Mean,
 }
 
 /// A BERT sequence classifier whose weights are candle variables, except the word embeddings.
@@ -59,11 +82,16 @@ impl Batch {
 pub struct Classifier {
     config: EncoderConfig,
     device: Device,
+    /// What the head sees.
+    pub pooling: Pooling,
     /// By their standard names.
     variables: BTreeMap<String, Var>,
     /// The word embeddings.
     pub words: EmbeddingTable,
 }
+
+/// Begins the names of layers that serve training alone.
+pub(super) const PROJECTION: &str = "projection.";
 
 /// Seeded dropout; `None` where nothing is dropped.
 type Dropout<'a> = Option<&'a mut ChaCha8Rng>;
@@ -84,11 +112,11 @@ impl Classifier {
         let count = config.vocab_size * config.hidden_size;
         let words = initial_values(WORD_EMBEDDINGS, count, config.initializer_range, &mut rng);
         let words = EmbeddingTable::new(words, config.hidden_size);
-        Ok(Classifier { config: config.clone(), device: device.clone(), variables, words })
+        Ok(Classifier { config: config.clone(), device: device.clone(), pooling: Pooling::First, variables, words })
     }
 
     /// Weights from a safetensors file; the pooler and the head are fresh where the file has none, or the head has
-    /// another number of labels.
+    /// another number of labels. Names may lack the leading `bert.`, as in files of a bare `BertModel`.
     ///
     /// # Errors
     /// [`WeightsError`] as the engine's loader, or candle's, as a message, when the device fails.
@@ -100,17 +128,47 @@ impl Classifier {
     ) -> std::result::Result<Self, LoadClassifierError> {
         let mut classifier = Classifier::new(config, seed, device)?;
         let labels = config.id2label.len();
+        let stored = |name: &str| match name.strip_prefix("bert.") {
+            Some(bare) if !file.contains(name) && file.contains(bare) => bare.to_owned(),
+            _ => name.to_owned(),
+        };
         for (name, variable) in &classifier.variables {
-            let head = name.starts_with("classifier.") && file.shape(name).is_none_or(|shape| shape[0] != labels);
-            if head || (name.starts_with("bert.pooler.") && !file.contains(name)) {
+            let stored = stored(name);
+            let head = name.starts_with("classifier.") && file.shape(&stored).is_none_or(|shape| shape[0] != labels);
+            if head || (name.starts_with("bert.pooler.") && !file.contains(&stored)) {
                 continue;
             }
             let shape = variable.dims();
-            variable.set(&Tensor::from_vec(file.read(name, shape)?, shape, device)?)?;
+            variable.set(&Tensor::from_vec(file.read(&stored, shape)?, shape, device)?)?;
         }
         let shape = [config.vocab_size, config.hidden_size];
-        classifier.words = EmbeddingTable::new(file.read(WORD_EMBEDDINGS, &shape)?, config.hidden_size);
+        classifier.words = EmbeddingTable::new(file.read(&stored(WORD_EMBEDDINGS), &shape)?, config.hidden_size);
         Ok(classifier)
+    }
+
+    /// Adds a linear layer from the pooled vector to the embeddings of teacher `n`, `width` long. It is not stored.
+    pub(crate) fn add_projection(&mut self, n: usize, width: usize, seed: u64) -> Result<()> {
+        let h = self.config.hidden_size;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (n as u64 + 1));
+        let mut put = |name: String, shape: &[usize]| {
+            let values = initial_values(&name, shape.iter().product(), 1.0 / (h as f64).sqrt(), &mut rng);
+            let variable = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
+            self.variables.insert(name, variable);
+            Ok::<_, candle_core::Error>(())
+        };
+        put(format!("{PROJECTION}{n}.weight"), &[width, h])?;
+        put(format!("{PROJECTION}{n}.bias"), &[width])
+    }
+
+    /// Pooled vectors through the projection for teacher `n`.
+    pub(crate) fn project(&self, n: usize, pooled: &Tensor) -> Result<Tensor> {
+        self.linear(&format!("{PROJECTION}{n}"), pooled)
+    }
+
+    /// Adds rows of zeros to the word embeddings, for tokens that the file did not have.
+    pub(crate) fn grow_vocabulary(&mut self, size: usize) {
+        self.config.vocab_size = size;
+        self.words.grow(size);
     }
 
     /// The shape.
@@ -128,25 +186,39 @@ impl Classifier {
         &self.variables
     }
 
-    /// Logits, `messages x labels`. `words` are the embeddings of `batch.rows`; `dropout` is given while training.
-    pub(crate) fn forward(&self, batch: &Batch, words: &Tensor, mut dropout: Dropout<'_>) -> Result<Tensor> {
-        let &Batch { messages, tokens, .. } = batch;
-        let h = self.config.hidden_size;
-        let words = words.index_select(&batch.ids, 0)?.reshape((messages, tokens, h))?;
-        let positions = self.get("bert.embeddings.position_embeddings.weight")?.narrow(0, 0, tokens)?;
+    /// What the head sees of each message, `messages x hidden`. `words` are the embeddings of `batch.rows`; `dropout` is
+    /// given while training.
+    pub(crate) fn pooled(&self, batch: &Batch, words: &Tensor, mut dropout: Dropout<'_>) -> Result<Tensor> {
+        let words = words.index_select(&batch.ids, 0)?;
+        let positions = self.get("bert.embeddings.position_embeddings.weight")?.index_select(&batch.positions, 0)?;
         let types = self.get("bert.embeddings.token_type_embeddings.weight")?.narrow(0, 0, 1)?;
-        let hidden = words.broadcast_add(&positions.broadcast_add(&types)?)?;
+        let hidden = (words + positions)?.broadcast_add(&types)?;
         let hidden = self.layer_norm("bert.embeddings.LayerNorm", &hidden)?;
         let mut hidden = self.drop(hidden, &mut dropout)?;
         let layers = self.config.num_hidden_layers;
         for n in 0..layers {
-            // Only the first token reaches the pooler, so the last layer computes only that.
-            let wanted = if n + 1 == layers { 1 } else { tokens };
-            hidden = self.layer(n, &hidden, wanted, &batch.mask, &mut dropout)?;
+            // Where only the first token is pooled, the last layer computes only that.
+            let only_first = n + 1 == layers && self.pooling == Pooling::First;
+            hidden = self.layer(n, &hidden, only_first.then_some(&batch.firsts), &batch.lengths, &mut dropout)?;
         }
-        let pooled = self.linear("bert.pooler.dense", &hidden.reshape((messages, h))?)?.tanh()?;
-        let pooled = self.drop(pooled, &mut dropout)?;
-        self.linear("classifier", &pooled)
+        match self.pooling {
+            Pooling::First => self.linear("bert.pooler.dense", &hidden)?.tanh(),
+            Pooling::Mean => batch.means()?.matmul(&hidden),
+        }
+    }
+
+    /// Logits, `messages x labels`, from pooled vectors.
+    pub(crate) fn head(&self, pooled: &Tensor, mut dropout: Dropout<'_>) -> Result<Tensor> {
+        self.linear("classifier", &self.drop(pooled.clone(), &mut dropout)?)
+    }
+
+    /// Pooled vectors of a batch outside training, `messages x hidden`.
+    ///
+    /// # Errors
+    /// Candle's.
+    pub fn embed(&self, batch: &Batch) -> Result<Tensor> {
+        let words = self.words.gather(&batch.rows, &self.device)?;
+        self.pooled(batch, &words.as_detached_tensor(), None)
     }
 
     /// Logits of a batch outside training.
@@ -154,34 +226,31 @@ impl Classifier {
     /// # Errors
     /// Candle's.
     pub fn logits(&self, batch: &Batch) -> Result<Tensor> {
-        let words = self.words.gather(&batch.rows, &self.device)?;
-        self.forward(batch, words.as_detached_tensor().as_ref(), None)
+        self.head(&self.embed(batch)?, None)
     }
 
+    /// One layer; with `queried`, for those tokens alone.
     fn layer(
         &self,
         n: usize,
         hidden: &Tensor,
-        wanted: usize,
-        mask: &Tensor,
+        queried: Option<&Tensor>,
+        lengths: &Lengths,
         dropout: &mut Dropout<'_>,
     ) -> Result<Tensor> {
         let layer = format!("bert.encoder.layer.{n}");
-        let (messages, tokens, h) = hidden.dims3()?;
-        let heads = self.config.num_attention_heads;
-        let split =
-            |x: Tensor, tokens: usize| x.reshape((messages, tokens, heads, h / heads))?.transpose(1, 2)?.contiguous();
-        let queried = hidden.narrow(1, 0, wanted)?.contiguous()?;
-        let query = split(self.linear(&format!("{layer}.attention.self.query"), &queried)?, wanted)?;
-        let key = split(self.linear(&format!("{layer}.attention.self.key"), hidden)?, tokens)?;
-        let value = split(self.linear(&format!("{layer}.attention.self.value"), hidden)?, tokens)?;
-        let scores = (query.matmul(&key.t()?.contiguous()?)? * (1.0 / ((h / heads) as f64).sqrt()))?;
-        let weights = softmax(&scores.broadcast_add(mask)?, D::Minus1)?;
-        let context = weights.matmul(&value)?.transpose(1, 2)?.contiguous()?.reshape((messages, wanted, h))?;
+        let queries = match queried {
+            Some(tokens) => &hidden.index_select(tokens, 0)?,
+            None => hidden,
+        };
+        let query = self.linear(&format!("{layer}.attention.self.query"), queries)?;
+        let key = self.linear(&format!("{layer}.attention.self.key"), hidden)?;
+        let value = self.linear(&format!("{layer}.attention.self.value"), hidden)?;
+        let context = ops::attention(&query, &key, &value, self.config.num_attention_heads, lengths)?;
         let attended = self.linear(&format!("{layer}.attention.output.dense"), &context)?;
-        let attended = (self.drop(attended, dropout)? + queried)?;
+        let attended = (self.drop(attended, dropout)? + queries)?;
         let attended = self.layer_norm(&format!("{layer}.attention.output.LayerNorm"), &attended)?;
-        let wide = self.linear(&format!("{layer}.intermediate.dense"), &attended)?.gelu_erf()?;
+        let wide = ops::gelu(&self.linear(&format!("{layer}.intermediate.dense"), &attended)?)?;
         let output = self.linear(&format!("{layer}.output.dense"), &wide)?;
         let output = (self.drop(output, dropout)? + attended)?;
         self.layer_norm(&format!("{layer}.output.LayerNorm"), &output)
@@ -191,26 +260,13 @@ impl Classifier {
         self.variables.get(name).ok_or_else(|| candle_core::Error::Msg(format!("no variable {name:?}")))
     }
 
-    /// `x * weightᵀ + bias` over the last dimension.
     fn linear(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let weight = self.get(&format!("{name}.weight"))?;
-        let (outputs, inputs) = weight.dims2()?;
-        // One product of two matrices: a batched product would walk the weight once per message.
-        let flat = x.reshape(((), inputs))?.matmul(&weight.t()?)?;
-        let flat = flat.broadcast_add(self.get(&format!("{name}.bias"))?)?;
-        let mut shape = x.dims().to_vec();
-        if let Some(last) = shape.last_mut() {
-            *last = outputs;
-        }
-        flat.reshape(shape)
+        ops::linear(x, self.get(&format!("{name}.weight"))?, self.get(&format!("{name}.bias"))?)
     }
 
-    /// Layer norm from primitives, which have gradients.
     fn layer_norm(&self, name: &str, x: &Tensor) -> Result<Tensor> {
-        let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
-        let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
-        let scaled = centred.broadcast_div(&(variance + self.config.layer_norm_eps)?.sqrt()?)?;
-        scaled.broadcast_mul(self.get(&format!("{name}.weight"))?)?.broadcast_add(self.get(&format!("{name}.bias"))?)
+        let (weight, bias) = (self.get(&format!("{name}.weight"))?, self.get(&format!("{name}.bias"))?);
+        ops::layer_norm(x, weight, bias, self.config.layer_norm_eps)
     }
 
     /// Zeroes a share of the values and scales up the rest. Candle's own dropout cannot be seeded on the CPU.
@@ -263,7 +319,9 @@ fn shapes(config: &EncoderConfig) -> Vec<(String, Vec<usize>)> {
         add(format!("{layer}.output.LayerNorm"), &[h]);
     }
     add("bert.pooler.dense".into(), &[h, h]);
-    add("classifier".into(), &[config.id2label.len(), h]);
+    if !config.id2label.is_empty() {
+        add("classifier".into(), &[config.id2label.len(), h]);
+    }
     shapes
 }
 
@@ -286,7 +344,7 @@ fn normal(rng: &mut ChaCha8Rng) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use candle_core::DType;
+    use candle_core::{D, DType};
 
     fn tiny() -> EncoderConfig {
         let labels = ["a", "b", "c"].map(String::from);
@@ -300,7 +358,8 @@ mod tests {
             Batch::new([&[0, 7, 9, 2][..], &[0, 11, 2], &[0, 5, 6, 8, 13, 2]].into_iter(), &Device::Cpu).unwrap();
         let words = classifier.words.gather(&batch.rows, &Device::Cpu).unwrap();
         let mut rng = ChaCha8Rng::seed_from_u64(1);
-        let logits = classifier.forward(&batch, &words, Some(&mut rng)).unwrap();
+        let pooled = classifier.pooled(&batch, &words, Some(&mut rng)).unwrap();
+        let logits = classifier.head(&pooled, Some(&mut rng)).unwrap();
         // Cross entropy against a class for each message: a plain sum would hide what softmax takes away.
         let targets = Tensor::new(&[[1f32, 0., 0.], [0., 1., 0.], [0., 0., 1.]], &Device::Cpu).unwrap();
         let loss = (candle_nn::ops::log_softmax(&logits, D::Minus1).unwrap() * targets).unwrap().sum_all().unwrap();
@@ -317,7 +376,7 @@ mod tests {
     }
 
     #[test]
-    fn padding_changes_nothing() {
+    fn company_changes_nothing() {
         let classifier = Classifier::new(&tiny(), 2, &Device::Cpu).unwrap();
         let messages = [vec![0, 7, 9, 2], vec![0, 2], vec![0, 5, 6, 8, 13, 2]];
         let logits = |messages: &[Vec<u32>]| -> Vec<Vec<f32>> {

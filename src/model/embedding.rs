@@ -33,6 +33,11 @@ impl EmbeddingTable {
         Var::from_tensor(&Tensor::from_vec(rows, (ids.len(), self.width), device)?)
     }
 
+    /// Adds rows of zeros up to `rows` in all.
+    pub(crate) fn grow(&mut self, rows: usize) {
+        self.values.resize(rows * self.width, 0.0);
+    }
+
     pub(crate) fn row_mut(&mut self, id: u32) -> &mut [f32] {
         &mut self.values[id as usize * self.width..][..self.width]
     }

@@ -9,11 +9,12 @@
 
 mod classifier;
 mod embedding;
+mod ops;
 mod reference;
 mod teacher;
 mod weights;
 
-pub use classifier::{Batch, Classifier, LoadClassifierError};
+pub use classifier::{Batch, Classifier, LoadClassifierError, Pooling};
 pub use embedding::EmbeddingTable;
 pub use reference::Reference;
 pub use teacher::Teacher;

@@ -1,26 +1,27 @@
-//! A sentence encoder to learn from or to compare with: any BERT that candle-transformers loads, mean pooled.
+//! A sentence encoder to learn from or to compare with.
 
+use super::{Batch, Classifier, Pooling};
 use crate::{
+    engine::{EncoderConfig, TensorFile},
     guard::LoadError,
+    label::Flow,
+    text,
     tokenizer::{self, Tokenizer},
 };
-use candle_core::{DType, Device, Tensor};
-use candle_nn::VarBuilder;
-use candle_transformers::models::bert::{BertModel, Config};
+use candle_core::Device;
 use std::{fs, path::Path};
 use unicode_normalization::UnicodeNormalization;
 
 /// What multilingual-e5 wants in front of a text.
 const PREFIX: &str = "query: ";
 /// Most tokens of a text; the rest is left out.
-const MAX_TOKENS: usize = 256;
+const MAX_TOKENS: usize = 128;
 
-/// A frozen encoder of the e5 family: `query: ` in front, mean over all tokens, length 1.
+/// A frozen encoder: a bare `BertModel` of the e5 family (`query: ` in front, mean over all tokens), or a classifier that
+/// `train` made of one (the pooled vector, in which its labels stand out). Embeddings have length 1.
 pub struct Teacher {
-    bert: BertModel,
+    encoder: Classifier,
     tokenizer: Tokenizer,
-    width: usize,
-    device: Device,
     fingerprint: u64,
 }
 
@@ -34,15 +35,21 @@ impl Teacher {
             let path = dir.join(name);
             fs::read(&path).map_err(|source| LoadError::Io { path, source })
         };
-        let refused = |error: candle_core::Error| LoadError::Backend(format!("{}: {error}", dir.display()));
-        let config: Config = serde_json::from_slice(&read("config.json")?)
-            .map_err(|error| LoadError::Backend(format!("{}: {error}", dir.join("config.json").display())))?;
+        let refused = |error: &dyn std::fmt::Display| LoadError::Backend(format!("{}: {error}", dir.display()));
+        let mut config = EncoderConfig::from_json(&read("config.json")?)?;
         let tokenizer = Tokenizer::from_json(&read("tokenizer.json")?)?;
         let weights = read("model.safetensors")?;
-        let fingerprint = fingerprint(&weights);
-        let weights = VarBuilder::from_buffered_safetensors(weights, DType::F32, device);
-        let bert = weights.and_then(|weights| BertModel::load(weights, &config)).map_err(refused)?;
-        Ok(Teacher { bert, tokenizer, width: config.hidden_size, device: device.clone(), fingerprint })
+        let file = TensorFile::parse(&weights)?;
+        let pooling = if file.contains("classifier.weight") { Pooling::First } else { Pooling::Mean };
+        config = config.with_labels(&[]);
+        let mut encoder = Classifier::load(&config, &file, 0, device).map_err(|error| refused(&error))?;
+        encoder.pooling = pooling;
+        Ok(Teacher { encoder, tokenizer, fingerprint: fingerprint(&weights) })
+    }
+
+    /// Whether the flow that a message arrives in changes its embedding.
+    pub fn heeds_flows(&self) -> bool {
+        self.encoder.pooling == Pooling::First
     }
 
     /// A number that tells these weights from others.
@@ -52,16 +59,21 @@ impl Teacher {
 
     /// The length of an embedding.
     pub fn width(&self) -> usize {
-        self.width
+        self.encoder.config().hidden_size
     }
 
     /// The token ids of a text, for sorting texts by length.
-    pub fn token_ids(&self, text: &str) -> Vec<u32> {
-        let text: String = PREFIX.chars().chain(text.nfkc()).collect();
-        let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+    pub fn token_ids(&self, flow: Option<Flow>, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.tokenizer.encode(None, &text, &mut tokenizer::Scratch::default(), &mut ids);
-        ids.truncate(MAX_TOKENS);
+        let scratch = &mut tokenizer::Scratch::default();
+        if self.heeds_flows() {
+            self.tokenizer.encode(flow, &text::normalize(text), scratch, &mut ids);
+        } else {
+            let text: String = PREFIX.chars().chain(text.nfkc()).collect();
+            let text = text.split_whitespace().collect::<Vec<_>>().join(" ");
+            self.tokenizer.encode(None, &text, scratch, &mut ids);
+        }
+        ids.truncate(MAX_TOKENS.min(self.encoder.config().max_position_embeddings));
         ids
     }
 
@@ -70,19 +82,9 @@ impl Teacher {
     /// # Errors
     /// Candle's.
     pub fn embed(&self, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let tokens = texts.iter().map(|ids| ids.len()).max().unwrap_or(0);
-        let (mut ids, mut mask) = (Vec::new(), Vec::new());
-        for text in texts {
-            ids.extend((0..tokens).map(|t| text.get(t).copied().unwrap_or(self.tokenizer.padding())));
-            mask.extend((0..tokens).map(|t| f32::from(t < text.len())));
-        }
-        let shape = (texts.len(), tokens);
-        let ids = Tensor::from_vec(ids, shape, &self.device)?;
-        let mask = Tensor::from_vec(mask, shape, &self.device)?;
-        let hidden = self.bert.forward(&ids, &ids.zeros_like()?, Some(&mask))?;
-        let sum = hidden.broadcast_mul(&mask.unsqueeze(2)?)?.sum(1)?;
-        // The mean and the sum have the same direction.
-        sum.broadcast_div(&sum.sqr()?.sum_keepdim(1)?.sqrt()?)?.to_vec2()
+        let batch = Batch::new(texts.iter().copied(), self.encoder.device())?;
+        let means = self.encoder.embed(&batch)?;
+        means.broadcast_div(&means.sqr()?.sum_keepdim(1)?.sqrt()?)?.to_vec2()
     }
 }
 

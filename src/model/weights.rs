@@ -1,6 +1,6 @@
 //! Writing weights: safetensors in f32, f16 or int8 with a scale per row.
 
-use super::{Classifier, WORD_EMBEDDINGS};
+use super::{Classifier, WORD_EMBEDDINGS, classifier::PROJECTION};
 use crate::engine::SCALE_SUFFIX;
 use half::f16;
 use safetensors::tensor::{Dtype as Stored, TensorView};
@@ -67,7 +67,7 @@ pub fn encode_weights(classifier: &Classifier, dtype: Dtype) -> candle_core::Res
         };
         stored.insert(name.to_owned(), (kind, shape, bytes));
     };
-    for (name, variable) in classifier.variables() {
+    for (name, variable) in classifier.variables().iter().filter(|(name, _)| !name.starts_with(PROJECTION)) {
         put(name, variable.dims().to_vec(), &variable.flatten_all()?.to_vec1::<f32>()?);
     }
     let width = classifier.words.width();

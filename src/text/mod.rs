@@ -16,6 +16,11 @@
 //! our `tokenizer.json` (NFKC, lower case, white space), so that Python users of the same file see the same pieces.
 
 mod homoglyph;
+#[cfg(feature = "train")]
+mod romanize;
+
+#[cfg(feature = "train")]
+pub(crate) use romanize::romanize;
 
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 

@@ -1,6 +1,10 @@
 //! Small changes to a message that leave its label alone: what thumbs, keyboards and habits do to text.
 
-use crate::{data::Row, label::Flow};
+use crate::{
+    data::{Origin, Row},
+    label::Flow,
+    text,
+};
 use rand::{Rng, RngExt, seq::IndexedRandom};
 use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
@@ -14,17 +18,32 @@ const ENOUGH_FOR_A_FLOW: usize = 24;
 #[derive(Clone, Copy, Debug)]
 pub struct Augment {
     share: f64,
+    changes: &'static [Change],
 }
 
 type Change = fn(&mut Row, &mut dyn Rng);
 
 const CHANGES: &[Change] =
-    &[typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow];
+    &[typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow, in_latin_letters];
+/// What changes the spelling alone.
+const SPELLING: &[Change] = &[typo, typo, drop_accents, drop_punctuation, add_emoji, in_latin_letters];
 
 impl Augment {
     /// Changes this share of rows, 0 to 1.
     pub fn new(share: f64) -> Self {
-        Augment { share }
+        Augment { share, changes: CHANGES }
+    }
+
+    /// Changes the spelling of this share of texts, nothing that adds to what is said.
+    pub(super) fn spelling(share: f64) -> Self {
+        Augment { share, changes: SPELLING }
+    }
+
+    /// A changed copy of a text without a label.
+    pub(super) fn apply_to_text(&self, text: &str, rng: &mut impl Rng) -> Option<String> {
+        let origin = Origin { file: std::path::Path::new("").into(), line: 0 };
+        let row = Row { text: text.into(), label: String::new(), lang: None, context: None, group: None, origin };
+        self.apply(&row, rng).map(|row| row.text)
     }
 
     /// A changed copy of `row`, or `None` where it stays as it is.
@@ -34,7 +53,7 @@ impl Augment {
         }
         let mut changed = row.clone();
         for _ in 0..rng.random_range(1..=2) {
-            if let Some(change) = CHANGES.choose(rng) {
+            if let Some(change) = self.changes.choose(rng) {
                 change(&mut changed, rng);
             }
         }
@@ -66,6 +85,11 @@ fn typo(row: &mut Row, rng: &mut dyn Rng) {
 /// Latin and Greek letters lose their accents; marks of other scripts are part of the spelling.
 fn drop_accents(row: &mut Row, _: &mut dyn Rng) {
     row.text = row.text.nfd().filter(|&c| !(is_combining_mark(c) && (c as u32) < 0x400)).nfc().collect();
+}
+
+/// Hindi as it is typed without a Hindi keyboard.
+fn in_latin_letters(row: &mut Row, _: &mut dyn Rng) {
+    row.text = text::romanize(&row.text);
 }
 
 fn drop_punctuation(row: &mut Row, _: &mut dyn Rng) {
@@ -140,7 +164,6 @@ fn add_flow(row: &mut Row, rng: &mut dyn Rng) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Origin;
     use proptest::prelude::*;
     use rand::SeedableRng;
 

@@ -1,6 +1,10 @@
 //! Encoders to start from: a directory in the Hugging Face layout, or a repository on the hub.
 
-use crate::guard::{Bundle, FILES, LoadError};
+use crate::{
+    guard::{Bundle, FILES, LoadError},
+    label::Flow,
+    tokenizer::{Tokenizer, TokenizerError},
+};
 use std::{borrow::Cow, fs, path::Path};
 
 /// Reads `config.json`, `model.safetensors` and `tokenizer.json` of a directory. It needs no `guard.json`.
@@ -13,6 +17,22 @@ pub fn base_from_dir(dir: &Path) -> Result<Bundle<'static>, LoadError> {
         fs::read(&path).map(Cow::Owned).map_err(|source| LoadError::Io { path, source })
     };
     Ok(Bundle { config: read(FILES[0])?, weights: read(FILES[1])?, tokenizer: read(FILES[2])?, guard: Cow::default() })
+}
+
+/// A `tokenizer.json` that has the flow tokens: the same if it has them, else with those that are missing at the end.
+pub(super) fn with_flow_tokens(json: &[u8]) -> Result<Cow<'_, [u8]>, TokenizerError> {
+    let tokenizer = Tokenizer::from_json(json)?;
+    if Flow::ALL.iter().all(|&flow| tokenizer.flow_token(flow).is_some()) {
+        return Ok(Cow::Borrowed(json));
+    }
+    let mut file: serde_json::Value = serde_json::from_slice(json)?;
+    let missing = Flow::ALL.into_iter().filter(|&flow| tokenizer.flow_token(flow).is_none());
+    for (id, flow) in (tokenizer.vocabulary_size()..).zip(missing) {
+        if let Some(added) = file["added_tokens"].as_array_mut() {
+            added.push(super::vocabulary::added_token(id, flow.token()));
+        }
+    }
+    Ok(Cow::Owned(serde_json::to_vec(&file)?))
 }
 
 /// Fetches those files of a model on the Hugging Face hub, such as `intfloat/multilingual-e5-small`, into the hub's own

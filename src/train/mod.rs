@@ -9,7 +9,10 @@ mod augment;
 mod base;
 mod calibrate;
 mod checkpoint;
+mod classification;
+mod distill;
 mod embedding_cache;
+mod fit;
 mod optimizer;
 mod probe;
 mod vocabulary;
@@ -18,6 +21,9 @@ pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
 pub use base::fetch_base;
+pub use distill::{
+    DistillError, DistillJob, DistillOptions, Distilled, HeldOut, Text, corpus_texts, default_cache, distill,
+};
 pub use probe::probe;
 pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
 
@@ -25,32 +31,26 @@ use crate::{
     data::{Row, fingerprint},
     engine::{EncoderConfig, TensorFile},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
-    model::{Batch, Classifier, Dtype, LoadClassifierError, encode_weights},
+    label::Flow,
+    model::{Classifier, Dtype, LoadClassifierError, encode_weights},
     text,
     tokenizer::{self, Tokenizer, TokenizerError},
 };
-use candle_core::{D, Device, Tensor};
-use checkpoint::{Checkpoint, State};
-use optimizer::{AdamW, Gradient, Rates};
-use rand::{RngExt, SeedableRng, seq::SliceRandom};
+use candle_core::Device;
+use checkpoint::Checkpoint;
+use classification::Classification;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
-    time::{Duration, Instant},
 };
 
 /// The label that means out of scope where no other is named.
 pub const OOS_LABEL: &str = "out_of_scope";
 /// Share of groups held out where no validation rows are given.
 const VALID_SHARE: f64 = 0.1;
-/// Messages in one batch outside training.
-const EVALUATION_BATCH: usize = 128;
-/// Messages that one thread takes of a batch.
-const SHARD: usize = 16;
-/// Time between checkpoints within an epoch.
-const CHECKPOINT_EVERY: Duration = Duration::from_secs(180);
 
 /// Settings of a training run. The defaults are those of the shipped model.
 #[derive(Clone, Debug, PartialEq)]
@@ -95,7 +95,7 @@ impl Default for Options {
             layers: 3,
             hidden_size: 192,
             epochs: 7,
-            batch_size: 32,
+            batch_size: 64,
             learning_rate: 1e-3,
             word_learning_rate: 1e-3,
             warmup: 0.06,
@@ -108,6 +108,21 @@ impl Default for Options {
             max_tokens: 96,
             seed: 1,
             dtype: Dtype::F16,
+        }
+    }
+}
+
+impl Options {
+    fn schedule(&self) -> fit::Schedule {
+        fit::Schedule {
+            epochs: self.epochs,
+            patience: self.patience,
+            learning_rate: self.learning_rate,
+            word_learning_rate: self.word_learning_rate,
+            warmup: self.warmup,
+            weight_decay: self.weight_decay,
+            clip: self.clip,
+            seed: self.seed,
         }
     }
 }
@@ -141,6 +156,8 @@ pub trait Observer {
     fn step(&mut self, step: usize, of: usize, loss: f32, learning_rate: f64);
     /// An epoch is over.
     fn epoch(&mut self, epoch: &Epoch);
+    /// So many texts of all have been run through a teacher.
+    fn embedded(&mut self, _done: usize, _of: usize) {}
     /// Asked after every step; `true` makes the run write a checkpoint and return [`TrainError::Interrupted`].
     fn should_stop(&self) -> bool;
 }
@@ -152,8 +169,9 @@ pub struct Epoch {
     pub epoch: usize,
     /// Mean loss over its steps.
     pub loss: f64,
-    /// Accuracy of the most probable label on the validation rows.
-    pub valid_accuracy: f64,
+    /// What early stopping looks at, higher is better: in training the accuracy of the most probable label on the validation
+    /// rows, in distillation the mean cosine of held-out texts to the teachers.
+    pub score: f64,
     /// Whether no epoch before was better.
     pub best: bool,
 }
@@ -250,21 +268,19 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     let oos_label = oos_label(job.oos_label, &labels)?;
     fs::create_dir_all(job.out).map_err(|source| TrainError::Io { path: job.out.into(), source })?;
 
-    let tokenizer_json = job.base.map_or(job.tokenizer, |base| &base.tokenizer);
-    let tokenizer = Tokenizer::from_json(tokenizer_json)?;
+    let tokenizer_json = match job.base {
+        Some(base) => base::with_flow_tokens(&base.tokenizer)?,
+        None => job.tokenizer.into(),
+    };
+    let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     let mut classifier = start(job, &tokenizer, &labels)?;
     let encoder = Encoding {
         tokenizer: &tokenizer,
         max_tokens: options.max_tokens.min(classifier.config().max_position_embeddings),
     };
-    let run = Run {
-        options,
-        labels: &labels,
-        weights: class_weights(&rows, &labels),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        checkpoint: Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config())),
-    };
-    let epochs = run.fit(&mut classifier, &encoder, &rows, &valid, job.resume, observer)?;
+    let checkpoint = Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config()));
+    let objective = Classification::new(options, &labels, &encoder, &rows, &valid, class_weights(&rows, &labels));
+    let epochs = fit::fit(&objective, &options.schedule(), &mut classifier, &checkpoint, job.resume, observer)?;
 
     let guard = GuardConfig {
         oos_label,
@@ -277,7 +293,7 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     let mut bundle = Bundle {
         config: json(classifier.config()).into(),
         weights: encode_weights(&classifier, options.dtype)?.into(),
-        tokenizer: tokenizer_json.into(),
+        tokenizer: tokenizer_json,
         guard: json(&guard).into(),
     };
     // Calibration sees what users will run: the stored weights on the engine, not the variables of the training run.
@@ -293,7 +309,7 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     for (name, bytes) in FILES.iter().zip([&bundle.config, &bundle.weights, &bundle.tokenizer, &bundle.guard]) {
         checkpoint::write(&job.out.join(name), bytes)?;
     }
-    run.checkpoint.remove();
+    checkpoint.remove();
     Ok(Trained { guard, epochs })
 }
 
@@ -389,18 +405,21 @@ fn start(job: &Job<'_>, tokenizer: &Tokenizer, labels: &[String]) -> Result<Clas
             config
         }
     };
-    if tokenizer.vocabulary_size() > config.vocab_size {
+    // A base of other hands has no flow tokens: they are added.
+    if tokenizer.vocabulary_size() > config.vocab_size + Flow::ALL.len() {
         let (ids, rows) = (tokenizer.vocabulary_size(), config.vocab_size);
         return Err(LoadError::Mismatch(format!("the tokenizer has {ids} ids, the base {rows} embeddings")).into());
     }
     config.hidden_dropout_prob = dropout;
-    Ok(match job.base {
+    let mut classifier = match job.base {
         Some(base) => {
             let file = TensorFile::parse(&base.weights).map_err(LoadError::from)?;
             Classifier::load(&config, &file, seed, &job.device)?
         }
         None => Classifier::new(&config, seed, &job.device)?,
-    })
+    };
+    classifier.grow_vocabulary(config.vocab_size.max(tokenizer.vocabulary_size()));
+    Ok(classifier)
 }
 
 /// Rare labels count more, by the square root of how rare they are.
@@ -440,233 +459,10 @@ struct Encoding<'a> {
 }
 
 impl Encoding<'_> {
-    fn ids(&self, row: &Row, text: &str, scratch: &mut tokenizer::Scratch) -> Vec<u32> {
+    fn ids(&self, flow: Option<Flow>, text: &str, scratch: &mut tokenizer::Scratch) -> Vec<u32> {
         let mut ids = Vec::new();
-        self.tokenizer.encode(row.context, &text::normalize(text), scratch, &mut ids);
+        self.tokenizer.encode(flow, &text::normalize(text), scratch, &mut ids);
         head_and_tail(&mut ids, self.max_tokens);
         ids
     }
-}
-
-/// One message ready for the encoder.
-struct Example {
-    ids: Vec<u32>,
-    label: usize,
-}
-
-/// What stays the same over a run.
-struct Run<'a> {
-    options: &'a Options,
-    labels: &'a [String],
-    weights: Vec<f32>,
-    threads: usize,
-    checkpoint: Checkpoint,
-}
-
-impl Run<'_> {
-    fn fit(
-        &self,
-        classifier: &mut Classifier,
-        encoding: &Encoding<'_>,
-        rows: &[&Row],
-        valid: &[&Row],
-        resume: bool,
-        observer: &mut dyn Observer,
-    ) -> Result<Vec<Epoch>, TrainError> {
-        let mut optimizer = AdamW::new(classifier);
-        let mut state = State::default();
-        if resume {
-            state = self.checkpoint.load(classifier, &mut optimizer)?;
-        }
-        let scratch = &mut tokenizer::Scratch::default();
-        let valid: Vec<Example> =
-            valid.iter().map(|row| self.example(row, encoding.ids(row, &row.text, scratch))).collect();
-        let augment = Augment::new(self.options.augment);
-        let steps_per_epoch = rows.len().div_ceil(self.options.batch_size);
-        let steps = steps_per_epoch * self.options.epochs;
-        let mut saved = Instant::now();
-        while state.epochs.len() < self.options.epochs && state.since_best() < self.options.patience {
-            let epoch = state.epochs.len();
-            let batches = self.batches(rows, encoding, &augment, epoch);
-            while state.step_in_epoch < batches.len() {
-                let step = epoch * steps_per_epoch + state.step_in_epoch;
-                let rate = schedule(step, steps, self.options.warmup);
-                let loss = self.step(classifier, &mut optimizer, &batches[state.step_in_epoch], step, rate)?;
-                if !loss.is_finite() {
-                    return Err(TrainError::Diverged(loss, step));
-                }
-                state.step_in_epoch += 1;
-                state.loss_in_epoch += f64::from(loss);
-                observer.step(step + 1, steps, loss, rate * self.options.learning_rate);
-                if observer.should_stop() {
-                    self.checkpoint.save(classifier, &optimizer, &state)?;
-                    return Err(TrainError::Interrupted(self.checkpoint.path().into()));
-                }
-                if saved.elapsed() > CHECKPOINT_EVERY {
-                    self.checkpoint.save(classifier, &optimizer, &state)?;
-                    saved = Instant::now();
-                }
-            }
-            let valid_accuracy = accuracy(classifier, &valid)?;
-            let best = state.epochs.iter().all(|before| valid_accuracy > before.valid_accuracy);
-            let loss = state.loss_in_epoch / batches.len().max(1) as f64;
-            state.epochs.push(Epoch { epoch: epoch + 1, loss, valid_accuracy, best });
-            (state.step_in_epoch, state.loss_in_epoch) = (0, 0.0);
-            if best {
-                self.checkpoint.save_best(classifier)?;
-            }
-            self.checkpoint.save(classifier, &optimizer, &state)?;
-            saved = Instant::now();
-            observer.epoch(&state.epochs[epoch]);
-        }
-        self.checkpoint.load_best(classifier)?;
-        Ok(state.epochs)
-    }
-
-    fn example(&self, row: &Row, ids: Vec<u32>) -> Example {
-        Example { ids, label: self.labels.iter().position(|label| *label == row.label).unwrap_or(0) }
-    }
-
-    /// The batches of an epoch: rows augmented and shuffled anew, and messages of similar length together.
-    fn batches(&self, rows: &[&Row], encoding: &Encoding<'_>, augment: &Augment, epoch: usize) -> Vec<Vec<Example>> {
-        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
-        rng.set_stream(1 + epoch as u64);
-        let scratch = &mut tokenizer::Scratch::default();
-        let mut examples: Vec<Example> = rows
-            .iter()
-            .map(|row| {
-                let changed = augment.apply(row, &mut rng);
-                let row = changed.as_ref().unwrap_or(row);
-                self.example(row, encoding.ids(row, &row.text, scratch))
-            })
-            .collect();
-        examples.shuffle(&mut rng);
-        let size = self.options.batch_size;
-        for pool in examples.chunks_mut(32 * size) {
-            pool.sort_by_key(|example| example.ids.len());
-        }
-        let mut batches: Vec<Vec<Example>> = Vec::new();
-        let mut examples = examples.into_iter().peekable();
-        while examples.peek().is_some() {
-            batches.push(examples.by_ref().take(size).collect());
-        }
-        batches.shuffle(&mut rng);
-        batches
-    }
-
-    /// One step; returns the loss.
-    ///
-    /// The batch is cut into shards of a fixed size, which as many threads as there are share, and their gradients are
-    /// added up in order: the result does not depend on the number of threads.
-    fn step(
-        &self,
-        classifier: &mut Classifier,
-        optimizer: &mut AdamW,
-        examples: &[Example],
-        step: usize,
-        rate: f64,
-    ) -> Result<f32, TrainError> {
-        let options = self.options;
-        let total: f32 = examples.iter().map(|example| self.weights[example.label]).sum();
-        let size = if classifier.device().is_cpu() { SHARD } else { examples.len() };
-        let shards: Vec<&[Example]> = examples.chunks(size).collect();
-        let model = &*classifier;
-        let mut results: Vec<candle_core::Result<(f32, Gradient)>> = Vec::new();
-        for (round, shards) in shards.chunks(self.threads).enumerate() {
-            let work = |(n, shard): (usize, &&[Example])| {
-                let mut rng = ChaCha8Rng::seed_from_u64(options.seed ^ 0x9e37_79b9_7f4a_7c15);
-                rng.set_stream(((step as u64) << 16) + (round * self.threads + n) as u64);
-                self.gradient(model, shard, total, &mut rng)
-            };
-            results.extend(std::thread::scope(|scope| {
-                let threads: Vec<_> =
-                    shards.iter().enumerate().skip(1).map(|shard| scope.spawn(move || work(shard))).collect();
-                let first = shards.iter().enumerate().next().map(work);
-                let rest = threads.into_iter().map(|thread| {
-                    thread.join().unwrap_or_else(|_| Err(candle_core::Error::Msg("a training thread panicked".into())))
-                });
-                first.into_iter().chain(rest).collect::<Vec<_>>()
-            }));
-        }
-        let (mut loss, mut gradient) = (0.0, Gradient::default());
-        for result in results {
-            let (shard_loss, shard_gradient) = result?;
-            loss += shard_loss;
-            gradient.add(shard_gradient);
-        }
-        let rates = Rates {
-            encoder: rate * options.learning_rate,
-            words: rate * options.word_learning_rate,
-            weight_decay: options.weight_decay,
-            clip: options.clip,
-        };
-        optimizer.step(classifier, &gradient, rates)?;
-        Ok(loss)
-    }
-
-    /// Loss and gradient of a part of a batch, whose class weights add up to `total`.
-    fn gradient(
-        &self,
-        classifier: &Classifier,
-        examples: &[Example],
-        total: f32,
-        rng: &mut ChaCha8Rng,
-    ) -> candle_core::Result<(f32, Gradient)> {
-        let device = classifier.device();
-        let batch = Batch::new(examples.iter().map(|example| example.ids.as_slice()), device)?;
-        let words = classifier.words.gather(&batch.rows, device)?;
-        let logits = classifier.forward(&batch, &words, Some(rng))?;
-        let loss = self.loss(&logits, examples, total, device)?;
-        let store = loss.backward()?;
-        let mut gradient = Gradient::default();
-        for (name, variable) in classifier.variables() {
-            if let Some(values) = store.get(variable) {
-                gradient.variables.insert(name.clone(), values.flatten_all()?.to_vec1()?);
-            }
-        }
-        if let Some(values) = store.get(&words) {
-            gradient.words.extend(batch.rows.iter().copied().zip(values.to_vec2::<f32>()?));
-        }
-        Ok((loss.to_scalar()?, gradient))
-    }
-
-    /// Cross entropy with smoothed labels, weighted by class.
-    fn loss(&self, logits: &Tensor, examples: &[Example], total: f32, device: &Device) -> candle_core::Result<Tensor> {
-        let classes = self.labels.len();
-        let smooth = self.options.label_smoothing as f32;
-        let mut targets = Vec::with_capacity(examples.len() * classes);
-        for example in examples {
-            let weight = self.weights[example.label] / total;
-            targets.extend((0..classes).map(|class| {
-                let hit = if class == example.label { 1.0 - smooth } else { 0.0 };
-                weight * (hit + smooth / classes as f32)
-            }));
-        }
-        let targets = Tensor::from_vec(targets, (examples.len(), classes), device)?;
-        (candle_nn::ops::log_softmax(logits, D::Minus1)? * targets)?.sum_all()?.neg()
-    }
-}
-
-/// The factor on the learning rate: up in a line over the warm-up, then down along a cosine to 0.
-fn schedule(step: usize, steps: usize, warmup: f64) -> f64 {
-    let warm = (warmup * steps as f64).max(1.0);
-    let at = (step + 1) as f64;
-    if at <= warm {
-        return at / warm;
-    }
-    let progress = (at - warm) / (steps as f64 - warm).max(1.0);
-    0.5 * (1.0 + (std::f64::consts::PI * progress.min(1.0)).cos())
-}
-
-fn accuracy(classifier: &Classifier, examples: &[Example]) -> Result<f64, TrainError> {
-    let mut order: Vec<&Example> = examples.iter().collect();
-    order.sort_by_key(|example| example.ids.len());
-    let mut hits = 0;
-    for chunk in order.chunks(EVALUATION_BATCH) {
-        let batch = Batch::new(chunk.iter().map(|example| example.ids.as_slice()), classifier.device())?;
-        let logits = classifier.logits(&batch)?;
-        let said: Vec<u32> = logits.argmax(D::Minus1)?.to_vec1()?;
-        hits += chunk.iter().zip(said).filter(|(example, said)| example.label == *said as usize).count();
-    }
-    Ok(hits as f64 / examples.len() as f64)
 }

@@ -11,7 +11,6 @@ use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use std::path::Path;
 
-const BATCH: usize = 32;
 const EPOCHS: usize = 40;
 /// Weight decays to choose from on the validation rows.
 const DECAYS: [f32; 4] = [0.0, 1e-5, 1e-4, 1e-3];
@@ -39,8 +38,12 @@ pub fn probe(
         Some(path) => EmbeddingCache::open(path, teacher.fingerprint(), teacher.width())?,
         None => EmbeddingCache::in_memory(teacher.width()),
     };
-    embed(teacher, &rows, &mut cache, observer)?;
-    let mut inputs: Vec<Vec<f32>> = rows.iter().map(|row| cache.get(&row.text).unwrap_or_default()).collect();
+    cache.fill(teacher, rows.iter().map(|row| (row.context, row.text.as_str())), observer)?;
+    let mut inputs: Vec<Vec<f32>> = rows
+        .iter()
+        .filter_map(|row| cache.place(teacher, row.context, &row.text))
+        .map(|place| cache.read(place))
+        .collect::<Result<_, _>>()?;
     standardize(&mut inputs, train.len());
     for (input, row) in inputs.iter_mut().zip(&rows) {
         input.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
@@ -86,44 +89,6 @@ pub fn probe(
             .filter_map(|code| Some((code.clone(), accuracy(&|row| lang(row) == code)?)))
             .collect(),
     })
-}
-
-/// Puts the embedding of every row into the cache; batches of similar length, shared among threads.
-fn embed(
-    teacher: &Teacher,
-    rows: &[&Row],
-    cache: &mut EmbeddingCache,
-    observer: &mut dyn Observer,
-) -> Result<(), TrainError> {
-    let mut missing: Vec<(&str, Vec<u32>)> = rows
-        .iter()
-        .filter(|row| !cache.contains(&row.text))
-        .map(|row| (row.text.as_str(), teacher.token_ids(&row.text)))
-        .collect();
-    missing.sort_by_key(|(_, ids)| ids.len());
-    let threads = std::thread::available_parallelism().map_or(1, usize::from);
-    let mut done = rows.len() - missing.len();
-    for batches in missing.chunks(BATCH).collect::<Vec<_>>().chunks(threads) {
-        let work = |batch: &[(&str, Vec<u32>)]| {
-            teacher.embed(&batch.iter().map(|(_, ids)| ids.as_slice()).collect::<Vec<_>>())
-        };
-        let results: Vec<_> = std::thread::scope(|scope| {
-            let running: Vec<_> = batches.iter().map(|&batch| (batch, scope.spawn(move || work(batch)))).collect();
-            let panicked = |_| Err(candle_core::Error::Msg("an embedding thread panicked".into()));
-            running.into_iter().map(|(batch, thread)| (batch, thread.join().unwrap_or_else(panicked))).collect()
-        });
-        for (batch, vectors) in results {
-            for ((text, _), vector) in batch.iter().zip(vectors?) {
-                cache.put(text, &vector)?;
-            }
-            done += batch.len();
-        }
-        observer.step(done, rows.len(), 0.0, 0.0);
-        if observer.should_stop() {
-            return Err(TrainError::Option("interrupted".into()));
-        }
-    }
-    Ok(())
 }
 
 /// Mean 0 and deviation 1 in every dimension, measured on the first `count` vectors.

@@ -166,15 +166,15 @@ fn segment(tokenizer: &Tokenizer, texts: &[String], mut each: impl FnMut(&[u32])
     }
 }
 
+/// A special token in `added_tokens`.
+pub(super) fn added_token(id: usize, token: &str) -> Value {
+    json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
+            "special": true })
+}
+
 /// The file as the `tokenizers` crate reads it, one piece per line.
 fn tokenizer_file(specials: &[&str], pieces: &[(&str, f64)]) -> String {
-    let added: Vec<Value> = (0..)
-        .zip(specials)
-        .map(|(id, token): (u32, &&str)| {
-            json!({ "id": id, "content": token, "single_word": false, "lstrip": false, "rstrip": false,
-                    "normalized": false, "special": true })
-        })
-        .collect();
+    let added: Vec<Value> = specials.iter().enumerate().map(|(id, token)| added_token(id, token)).collect();
     let special = |id: u32| json!({ "id": SPECIAL[id as usize], "ids": [id], "tokens": [SPECIAL[id as usize]] });
     let metaspace = json!({ "type": "Metaspace", "replacement": "▁", "prepend_scheme": "always", "split": true });
     let head = json!({

@@ -103,3 +103,31 @@ fn exp_of_negative<const FMA: bool>(x: f32) -> f32 {
     }
     poly * f32::from_bits(((n as i32 + 127) << 23) as u32)
 }
+
+/// Multiplies `gradient` by the derivative of the exact GELU at `x`.
+#[cfg(feature = "train")]
+pub(crate) struct GeluGradient<'a> {
+    pub(crate) x: &'a [f32],
+    pub(crate) gradient: &'a mut [f32],
+}
+
+#[cfg(feature = "train")]
+impl pulp::WithSimd for GeluGradient<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: pulp::Simd>(self, _: S) {
+        const DENSITY: f32 = 0.398_942_3;
+        for (gradient, &x) in self.gradient.iter_mut().zip(self.x) {
+            let below = 0.5 * (1.0 + erf::<false>(x * std::f32::consts::FRAC_1_SQRT_2));
+            *gradient *= below + x * DENSITY * exp_of_negative::<false>(-0.5 * x * x);
+        }
+    }
+}
+
+/// `e^x` for every `x <= 0`, in place.
+#[cfg(feature = "train")]
+#[inline(always)]
+pub(crate) fn exp(values: &mut [f32]) {
+    values.iter_mut().for_each(|x| *x = exp_of_negative::<false>(*x));
+}

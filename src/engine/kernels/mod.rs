@@ -7,6 +7,8 @@
 
 #![allow(unsafe_code)]
 
+#[cfg(all(feature = "train", target_arch = "x86_64"))]
+pub(crate) mod amx;
 #[cfg(target_arch = "x86_64")]
 mod avx2;
 #[cfg(target_arch = "x86_64")]
@@ -17,6 +19,8 @@ mod portable;
 use std::fmt;
 
 pub(crate) use generic::Linear;
+#[cfg(feature = "train")]
+pub(crate) use generic::{GeluGradient, exp};
 
 /// An instruction set that the kernels are compiled for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

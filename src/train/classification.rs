@@ -1,0 +1,121 @@
+//! What `train` learns: the label of each message.
+
+use super::{
+    Augment, Encoding, Options, TrainError,
+    fit::{self, Objective},
+};
+use crate::{
+    data::Row,
+    model::{Batch, Classifier},
+    tokenizer,
+};
+use candle_core::{D, Tensor};
+use rand::SeedableRng;
+use rand_chacha::ChaCha8Rng;
+
+/// Messages in one batch outside training.
+const EVALUATION_BATCH: usize = 128;
+
+/// One message ready for the encoder.
+pub(super) struct Example {
+    ids: Vec<u32>,
+    label: usize,
+}
+
+/// Cross entropy with smoothed labels, weighted by class, over augmented rows.
+pub(super) struct Classification<'a> {
+    options: &'a Options,
+    labels: &'a [String],
+    /// Of each class in the loss.
+    weights: Vec<f32>,
+    encoding: &'a Encoding<'a>,
+    rows: &'a [&'a Row],
+    valid: Vec<Example>,
+}
+
+impl<'a> Classification<'a> {
+    pub(super) fn new(
+        options: &'a Options,
+        labels: &'a [String],
+        encoding: &'a Encoding<'a>,
+        rows: &'a [&'a Row],
+        valid: &[&Row],
+        weights: Vec<f32>,
+    ) -> Self {
+        let mut objective = Classification { options, labels, weights, encoding, rows, valid: Vec::new() };
+        let scratch = &mut tokenizer::Scratch::default();
+        objective.valid = valid.iter().map(|row| objective.example(row, scratch)).collect();
+        objective.valid.sort_by_key(|example| example.ids.len());
+        objective
+    }
+
+    fn example(&self, row: &Row, scratch: &mut tokenizer::Scratch) -> Example {
+        let label = self.labels.iter().position(|label| *label == row.label).unwrap_or(0);
+        Example { ids: self.encoding.ids(row.context, &row.text, scratch), label }
+    }
+}
+
+impl Objective for Classification<'_> {
+    type Example = Example;
+
+    fn batches_per_epoch(&self) -> usize {
+        self.rows.len().div_ceil(self.options.batch_size)
+    }
+
+    fn batches(&self, epoch: usize) -> Result<Vec<Vec<Example>>, TrainError> {
+        let mut rng = ChaCha8Rng::seed_from_u64(self.options.seed);
+        rng.set_stream(1 + epoch as u64);
+        let scratch = &mut tokenizer::Scratch::default();
+        let augment = Augment::new(self.options.augment);
+        let examples: Vec<Example> = self
+            .rows
+            .iter()
+            .map(|row| {
+                let changed = augment.apply(row, &mut rng);
+                self.example(changed.as_ref().unwrap_or(row), scratch)
+            })
+            .collect();
+        Ok(fit::batches(examples, self.options.batch_size, |example| example.ids.len(), &mut rng))
+    }
+
+    fn ids<'e>(&self, example: &'e Example) -> &'e [u32] {
+        &example.ids
+    }
+
+    fn weight(&self, example: &Example) -> f32 {
+        self.weights[example.label]
+    }
+
+    fn loss(
+        &self,
+        classifier: &Classifier,
+        pooled: &Tensor,
+        examples: &[Example],
+        total: f32,
+        rng: &mut ChaCha8Rng,
+    ) -> candle_core::Result<Tensor> {
+        let logits = classifier.head(pooled, Some(rng))?;
+        let classes = self.labels.len();
+        let smooth = self.options.label_smoothing as f32;
+        let mut targets = Vec::with_capacity(examples.len() * classes);
+        for example in examples {
+            let weight = self.weights[example.label] / total;
+            targets.extend((0..classes).map(|class| {
+                let hit = if class == example.label { 1.0 - smooth } else { 0.0 };
+                weight * (hit + smooth / classes as f32)
+            }));
+        }
+        let targets = Tensor::from_vec(targets, (examples.len(), classes), logits.device())?;
+        (candle_nn::ops::log_softmax(&logits, D::Minus1)? * targets)?.sum_all()?.neg()
+    }
+
+    fn score(&self, classifier: &Classifier) -> Result<f64, TrainError> {
+        let mut hits = 0;
+        for chunk in self.valid.chunks(EVALUATION_BATCH) {
+            let batch = Batch::new(chunk.iter().map(|example| example.ids.as_slice()), classifier.device())?;
+            let said: Vec<u32> = classifier.logits(&batch)?.argmax(D::Minus1)?.to_vec1()?;
+            hits += chunk.iter().zip(said).filter(|(example, said)| example.label == *said as usize).count();
+        }
+        Ok(hits as f64 / self.valid.len().max(1) as f64)
+    }
+}
