@@ -21,6 +21,8 @@ pub struct Encoder {
     layers: Vec<Layer>,
     pooler: Linear,
     classifier: Linear,
+    /// The head that tells languages apart, where the file has one.
+    language: Option<Linear>,
     isa: Isa,
 }
 
@@ -111,6 +113,10 @@ impl Encoder {
                 })
             })
             .collect::<Result<_, WeightsError>>()?;
+        let language = match file.shape("language.weight").as_deref() {
+            Some(&[languages, _]) => Some(linear("language", languages, hidden)?),
+            _ => None,
+        };
         Ok(Encoder {
             hidden,
             heads: config.num_attention_heads,
@@ -123,6 +129,7 @@ impl Encoder {
             layers,
             pooler: linear("bert.pooler.dense", hidden, hidden)?,
             classifier: linear("classifier", labels, hidden)?,
+            language,
             isa,
         })
     }
@@ -132,7 +139,12 @@ impl Encoder {
         self.isa
     }
 
-    /// Logits of one message, one per label.
+    /// How many languages the model tells apart; 0 without a language head.
+    pub fn languages(&self) -> usize {
+        self.language.as_ref().map_or(0, |head| head.outputs)
+    }
+
+    /// Logits of one message, one per label and then one per language.
     ///
     /// `ids` are the token ids with special tokens, `1..=max_position_embeddings` of them, each below `vocab_size`; an id
     /// or a position beyond that is read as the last one there is. Without any id every logit is NaN. `logits` takes as
@@ -152,8 +164,12 @@ impl Encoder {
         for x in pooled.iter_mut() {
             *x = x.tanh();
         }
-        let out = room(&mut scratch.wide, self.labels);
-        self.isa.linear(&self.classifier, pooled, out);
+        let out = room(&mut scratch.wide, self.labels + self.languages());
+        let (labels, languages) = out.split_at_mut(self.labels);
+        self.isa.linear(&self.classifier, pooled, labels);
+        if let Some(head) = &self.language {
+            self.isa.linear(head, pooled, languages);
+        }
         for (logit, &value) in logits.iter_mut().zip(&*out) {
             *logit = value;
         }

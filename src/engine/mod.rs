@@ -1,7 +1,7 @@
 //! The local inference engine: a BERT sequence classifier on the CPU, in plain Rust, on the caller's thread.
 //!
 //! [`Encoder`] takes token ids and gives logits. It runs any post-layer-norm BERT with learned positions, GELU, a pooler
-//! over the first token and a linear head (Devlin et al., 2019, <https://arxiv.org/abs/1810.04805>). Since only the first
+//! over the first token and a linear head, or two: a second one tells languages apart (Devlin et al., 2019, <https://arxiv.org/abs/1810.04805>). Since only the first
 //! token reaches the pooler, the last layer computes keys and values for every token but queries, the output projection
 //! and the feed-forward block for the first token alone.
 //!

@@ -50,6 +50,9 @@ pub struct Evaluation {
     pub with_flow: Option<Metrics>,
     /// By BCP 47 code; `und` for rows without one.
     pub languages: BTreeMap<String, Metrics>,
+    /// How well the language head does, by BCP 47 code; empty for a model without one.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub language_head: BTreeMap<String, LanguageMetrics>,
     /// Label names, in the order of the confusion matrix.
     pub labels: Vec<String>,
     /// Rows by true label (down) and final label (across).
@@ -58,6 +61,19 @@ pub struct Evaluation {
     pub calibration: Vec<Calibration>,
     /// The most confident errors first.
     pub worst_errors: Vec<WorstError>,
+}
+
+/// What the language head says of the rows of one language.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct LanguageMetrics {
+    /// Rows of the language.
+    pub rows: usize,
+    /// Share of them that it names right.
+    pub recall: f64,
+    /// Share of the rows of which it names this language that are of it.
+    pub precision: f64,
+    /// Share of its rows of which it says `und` or `mul`.
+    pub undecided: f64,
 }
 
 /// A row that the guard got wrong.
@@ -111,6 +127,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
     let index = |label: &str| labels.iter().position(|known| known == label);
     let oos = index(&oos).unwrap_or(labels.len() - 1);
     let mut outcomes = Vec::with_capacity(rows.len());
+    let mut said_languages = Vec::with_capacity(rows.len());
     let mut errors = Vec::new();
     for (n, row) in rows.iter().enumerate() {
         let gold = index(&row.label).ok_or_else(|| EvalError::UnknownLabel {
@@ -122,6 +139,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         // An empty message gets no answer from the bot; it counts as refused.
         let predicted = verdict.label().and_then(index).unwrap_or(oos);
         outcomes.push(outcome(gold, predicted, &verdict));
+        said_languages.push(verdict.language().to_owned());
         if predicted != gold {
             errors.push(WorstError {
                 place: row.origin.to_string(),
@@ -149,11 +167,36 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         overall: measure(&|_| true),
         with_flow: rows.iter().any(|row| row.context.is_some()).then(|| measure(&|row| row.context.is_some())),
         languages: codes.into_iter().map(|code| (code.to_owned(), measure(&|row| lang(row) == code))).collect(),
+        language_head: language_head(rows, &said_languages),
         confusion: metrics::confusion(&all, labels.len()).outer_iter().map(|row| row.to_vec()).collect(),
         calibration: metrics::calibration(&all),
         worst_errors: errors,
         labels,
     })
+}
+
+fn language_head(rows: &[Row], said: &[String]) -> BTreeMap<String, LanguageMetrics> {
+    const UNDECIDED: [&str; 2] = ["und", "mul"];
+    let mut metrics: BTreeMap<String, LanguageMetrics> = BTreeMap::new();
+    if said.iter().all(|code| code == "und") {
+        return metrics;
+    }
+    let share = |part: usize, of: usize| part as f64 / of.max(1) as f64;
+    for code in rows.iter().map(lang).collect::<std::collections::BTreeSet<_>>() {
+        let of: Vec<&str> =
+            rows.iter().zip(said).filter(|(row, _)| lang(row) == code).map(|(_, said)| said.as_str()).collect();
+        let right = of.iter().filter(|said| **said == code).count();
+        metrics.insert(
+            code.to_owned(),
+            LanguageMetrics {
+                rows: of.len(),
+                recall: share(right, of.len()),
+                precision: share(right, said.iter().filter(|said| *said == code).count()),
+                undecided: share(of.iter().filter(|said| UNDECIDED.contains(said)).count(), of.len()),
+            },
+        );
+    }
+    metrics
 }
 
 fn lang(row: &Row) -> &str {

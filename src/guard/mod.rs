@@ -23,10 +23,16 @@ use verdict::Model;
 ///
 /// The local [`Encoder`] is one; the candle model of the `train` feature is another, as the reference.
 pub trait Backend: Send + Sync {
-    /// Writes one logit per label. `ids` holds 1 to `max_position_embeddings` token ids.
+    /// Writes one logit per label and then one for each of [`Backend::languages`]. `ids` holds 1 to
+    /// `max_position_embeddings` token ids.
     ///
     /// A backend that fails writes NaN: the guard then refuses, with [`Reason::FarFromKnown`].
     fn logits(&self, ids: &[u32], logits: &mut [f32]);
+
+    /// How many languages it tells apart, 0 if it does not.
+    fn languages(&self) -> usize {
+        0
+    }
 
     /// Its name in benchmark records, such as `native avx512`.
     fn name(&self) -> String;
@@ -48,6 +54,10 @@ struct Scratch {
 impl Backend for Encoder {
     fn logits(&self, ids: &[u32], logits: &mut [f32]) {
         ENGINE_SCRATCH.with_borrow_mut(|scratch| self.logits(ids, scratch, logits));
+    }
+
+    fn languages(&self) -> usize {
+        self.languages()
     }
 
     fn name(&self) -> String {
@@ -146,6 +156,13 @@ impl Guard {
             )));
         }
         let backend = build(&config, &TensorFile::parse(&bundle.weights)?)?;
+        let languages = backend.languages();
+        if languages > 0 && languages != guard.languages.len() {
+            return Err(LoadError::Mismatch(format!(
+                "guard.json names {} languages, the model tells {languages} apart",
+                guard.languages.len()
+            )));
+        }
         let guard = Guard { tokenizer, backend, model: Arc::new(Model::new(guard, labels)), max_tokens };
         guard.probe()?;
         Ok(guard)
@@ -190,7 +207,7 @@ impl Guard {
             self.tokenizer.encode(flow, &text, tokenizer, ids);
             head_and_tail(ids, self.max_tokens);
             logits.clear();
-            logits.resize(self.model.labels().len(), 0.0);
+            logits.resize(self.outputs(), 0.0);
             self.backend.logits(ids, logits);
             Verdict::decide(Arc::clone(&self.model), logits)
         })
@@ -199,9 +216,15 @@ impl Guard {
     /// Raw logits of a message, in the order of [`Guard::labels`]: for evaluation and export checks.
     pub fn logits(&self, flow: Option<Flow>, text: &str) -> Vec<f32> {
         let ids = self.token_ids(flow, text);
-        let mut logits = vec![0.0; self.model.labels().len()];
+        let mut logits = vec![0.0; self.outputs()];
         self.backend.logits(&ids, &mut logits);
+        logits.truncate(self.model.labels().len());
         logits
+    }
+
+    /// Logits that the backend writes: labels, then languages.
+    fn outputs(&self) -> usize {
+        self.model.labels().len() + self.backend.languages()
     }
 
     /// The token ids that the encoder gets for a message.

@@ -90,11 +90,46 @@ pub struct Verdict {
     margin: f32,
     oos_score: f32,
     reason: Reason,
+    language: Language,
+}
+
+/// What the language head says.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Language {
+    /// An index into the languages of `guard.json`.
+    Known(u16),
+    Mixed,
+    Unknown,
+}
+
+/// The probability from which on a language is taken as known.
+const KNOWN: f32 = 0.6;
+/// Two languages that share this much of the probability make a mixture.
+const MIXED: f32 = 0.9;
+
+impl Language {
+    fn decide(logits: &[f32]) -> Self {
+        let best_but = |left_out: Option<usize>| {
+            (0..logits.len()).filter(|&n| Some(n) != left_out).max_by(|&a, &b| logits[a].total_cmp(&logits[b]))
+        };
+        let Some(best) = best_but(None) else { return Language::Unknown };
+        let total: f32 = logits.iter().map(|logit| (logit - logits[best]).exp()).sum();
+        let share = |n: usize| (logits[n] - logits[best]).exp() / total;
+        if share(best) >= KNOWN {
+            Language::Known(best as u16)
+        } else if best_but(Some(best)).is_some_and(|second| share(best) + share(second) >= MIXED) {
+            Language::Mixed
+        } else {
+            Language::Unknown
+        }
+    }
 }
 
 impl Verdict {
-    /// Decides on `logits`, which are overwritten.
+    /// Decides on the logits of the labels, which are overwritten, and of the languages, which follow them.
     pub(super) fn decide(model: Arc<Model>, logits: &mut [f32]) -> Self {
+        let (logits, languages) = logits.split_at_mut(model.labels.len());
+        let language = Language::decide(languages);
         let decision = decision::decide(&model.config, model.oos, &model.thresholds, logits);
         let reason = if decision.far {
             Reason::FarFromKnown
@@ -109,12 +144,21 @@ impl Verdict {
             margin: decision.margin,
             oos_score: decision.oos_score,
             reason,
+            language,
             model,
         }
     }
 
     pub(super) fn empty(model: Arc<Model>) -> Self {
-        Verdict { model, scores: Scores::new(&[]), class: None, margin: 0.0, oos_score: 0.0, reason: Reason::Empty }
+        Verdict {
+            model,
+            scores: Scores::new(&[]),
+            class: None,
+            margin: 0.0,
+            oos_score: 0.0,
+            reason: Reason::Empty,
+            language: Language::Unknown,
+        }
     }
 
     /// The label after thresholds; `None` for an empty message.
@@ -178,11 +222,16 @@ impl Verdict {
         self.reason
     }
 
-    /// BCP 47 code of the message's language, `mul` for a mixture, `und` when it is not known.
+    /// BCP 47 code of the message's language, `mul` for a mixture of two, `und` when it is not clear. A number, a name or
+    /// an emoji is of no language.
     ///
     /// Always `und` with a model that has no language head.
     pub fn language(&self) -> &str {
-        "und"
+        match self.language {
+            Language::Known(n) => self.model.config.languages.get(usize::from(n)).map_or("und", String::as_str),
+            Language::Mixed => "mul",
+            Language::Unknown => "und",
+        }
     }
 
     /// The version of the model that decided.

@@ -92,6 +92,7 @@ pub struct Classifier {
 
 /// Begins the names of layers that serve training alone.
 pub(super) const PROJECTION: &str = "projection.";
+const LANGUAGE: &str = "language";
 
 /// Seeded dropout; `None` where nothing is dropped.
 type Dropout<'a> = Option<&'a mut ChaCha8Rng>;
@@ -158,6 +159,23 @@ impl Classifier {
         };
         put(format!("{PROJECTION}{n}.weight"), &[width, h])?;
         put(format!("{PROJECTION}{n}.bias"), &[width])
+    }
+
+    /// Adds a head over the pooled vector that tells `languages` apart.
+    pub(crate) fn add_language_head(&mut self, languages: usize, seed: u64) -> Result<()> {
+        let h = self.config.hidden_size;
+        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x1a46);
+        for (name, shape) in [("weight", vec![languages, h]), ("bias", vec![languages])] {
+            let name = format!("{LANGUAGE}.{name}");
+            let values = initial_values(&name, shape.iter().product(), self.config.initializer_range, &mut rng);
+            self.variables.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?);
+        }
+        Ok(())
+    }
+
+    /// Logits of the languages, `messages x languages`, from pooled vectors; `None` without a language head.
+    pub(crate) fn languages(&self, pooled: &Tensor) -> Option<Result<Tensor>> {
+        self.variables.contains_key(&format!("{LANGUAGE}.weight")).then(|| self.linear(LANGUAGE, pooled))
     }
 
     /// Pooled vectors through the projection for teacher `n`.

@@ -14,6 +14,8 @@ pub struct Reference {
     bert: BertModel,
     pooler: Linear,
     classifier: Linear,
+    language: Option<Linear>,
+    languages: usize,
 }
 
 impl Reference {
@@ -30,10 +32,11 @@ impl Reference {
                 tensors.insert(name.to_owned(), Tensor::from_vec(values, shape, device).map_err(refused)?);
             }
         }
-        Self::build(config, VarBuilder::from_tensors(tensors, DType::F32, device)).map_err(refused)
+        let languages = file.shape("language.weight").map_or(0, |shape| shape[0]);
+        Self::build(config, languages, VarBuilder::from_tensors(tensors, DType::F32, device)).map_err(refused)
     }
 
-    fn build(config: &EncoderConfig, vb: VarBuilder<'_>) -> candle_core::Result<Self> {
+    fn build(config: &EncoderConfig, languages: usize, vb: VarBuilder<'_>) -> candle_core::Result<Self> {
         let bert: Config =
             serde_json::to_value(config).and_then(serde_json::from_value).map_err(candle_core::Error::wrap)?;
         let h = config.hidden_size;
@@ -41,6 +44,8 @@ impl Reference {
             bert: BertModel::load(vb.pp("bert"), &bert)?,
             pooler: linear(h, h, vb.pp("bert.pooler.dense"))?,
             classifier: linear(h, config.id2label.len(), vb.pp("classifier"))?,
+            language: (languages > 0).then(|| linear(h, languages, vb.pp("language"))).transpose()?,
+            languages,
         })
     }
 
@@ -48,7 +53,11 @@ impl Reference {
         let ids = Tensor::new(ids, &self.bert.device)?.unsqueeze(0)?;
         let hidden = self.bert.forward(&ids, &ids.zeros_like()?, None)?;
         let pooled = self.pooler.forward(&hidden.i((.., 0))?.contiguous()?)?.tanh()?;
-        self.classifier.forward(&pooled)?.i(0)?.to_vec1()
+        let mut logits: Vec<f32> = self.classifier.forward(&pooled)?.i(0)?.to_vec1()?;
+        if let Some(head) = &self.language {
+            logits.extend(head.forward(&pooled)?.i(0)?.to_vec1::<f32>()?);
+        }
+        Ok(logits)
     }
 }
 
@@ -66,6 +75,10 @@ impl Backend for Reference {
             }
             Err(_) => logits.fill(f32::NAN),
         }
+    }
+
+    fn languages(&self) -> usize {
+        self.languages
     }
 
     fn name(&self) -> String {

@@ -89,7 +89,11 @@ fn drop_accents(row: &mut Row, _: &mut dyn Rng) {
 
 /// Hindi as it is typed without a Hindi keyboard.
 fn in_latin_letters(row: &mut Row, _: &mut dyn Rng) {
-    row.text = text::romanize(&row.text);
+    let latin = text::romanize(&row.text);
+    if latin != row.text && row.lang.as_deref() == Some("hi") {
+        row.lang = Some("hi-Latn".into());
+    }
+    row.text = latin;
 }
 
 fn drop_punctuation(row: &mut Row, _: &mut dyn Rng) {

@@ -20,12 +20,18 @@ const EVALUATION_BATCH: usize = 128;
 pub(super) struct Example {
     ids: Vec<u32>,
     label: usize,
+    /// An index into the languages of the rows.
+    language: Option<usize>,
 }
 
-/// Cross entropy with smoothed labels, weighted by class, over augmented rows.
+/// How much the language of a message counts in the loss beside its label.
+const LANGUAGE_WEIGHT: f64 = 0.15;
+
+/// Cross entropy with smoothed labels, weighted by class, over augmented rows; and that of their languages.
 pub(super) struct Classification<'a> {
     options: &'a Options,
     labels: &'a [String],
+    languages: &'a [String],
     /// Of each class in the loss.
     weights: Vec<f32>,
     encoding: &'a Encoding<'a>,
@@ -37,12 +43,13 @@ impl<'a> Classification<'a> {
     pub(super) fn new(
         options: &'a Options,
         labels: &'a [String],
+        languages: &'a [String],
         encoding: &'a Encoding<'a>,
         rows: &'a [&'a Row],
         valid: &[&Row],
         weights: Vec<f32>,
     ) -> Self {
-        let mut objective = Classification { options, labels, weights, encoding, rows, valid: Vec::new() };
+        let mut objective = Classification { options, labels, languages, weights, encoding, rows, valid: Vec::new() };
         let scratch = &mut tokenizer::Scratch::default();
         objective.valid = valid.iter().map(|row| objective.example(row, scratch)).collect();
         objective.valid.sort_by_key(|example| example.ids.len());
@@ -51,7 +58,8 @@ impl<'a> Classification<'a> {
 
     fn example(&self, row: &Row, scratch: &mut tokenizer::Scratch) -> Example {
         let label = self.labels.iter().position(|label| *label == row.label).unwrap_or(0);
-        Example { ids: self.encoding.ids(row.context, &row.text, scratch), label }
+        let language = self.languages.iter().position(|code| Some(code) == row.lang.as_ref());
+        Example { ids: self.encoding.ids(row.context, &row.text, scratch), label, language }
     }
 }
 
@@ -106,7 +114,17 @@ impl Objective for Classification<'_> {
             }));
         }
         let targets = Tensor::from_vec(targets, (examples.len(), classes), logits.device())?;
-        (candle_nn::ops::log_softmax(&logits, D::Minus1)? * targets)?.sum_all()?.neg()
+        let loss = (candle_nn::ops::log_softmax(&logits, D::Minus1)? * targets)?.sum_all()?.neg()?;
+        let Some(logits) = classifier.languages(pooled) else { return Ok(loss) };
+        let mut targets = vec![0.0f32; examples.len() * self.languages.len()];
+        for (row, example) in targets.chunks_exact_mut(self.languages.len()).zip(examples) {
+            if let Some(language) = example.language {
+                row[language] = self.weights[example.label] / total;
+            }
+        }
+        let targets = Tensor::from_vec(targets, (examples.len(), self.languages.len()), pooled.device())?;
+        let languages = (candle_nn::ops::log_softmax(&logits?, D::Minus1)? * targets)?.sum_all()?;
+        loss - (languages * LANGUAGE_WEIGHT)?
     }
 
     fn score(&self, classifier: &Classifier) -> Result<f64, TrainError> {

@@ -274,18 +274,23 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     };
     let tokenizer = Tokenizer::from_json(&tokenizer_json)?;
     let mut classifier = start(job, &tokenizer, &labels)?;
+    let languages = languages(&rows);
+    if languages.len() > 1 {
+        classifier.add_language_head(languages.len(), options.seed)?;
+    }
     let encoder = Encoding {
         tokenizer: &tokenizer,
         max_tokens: options.max_tokens.min(classifier.config().max_position_embeddings),
     };
     let checkpoint = Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config()));
-    let objective = Classification::new(options, &labels, &encoder, &rows, &valid, class_weights(&rows, &labels));
+    let objective =
+        Classification::new(options, &labels, &languages, &encoder, &rows, &valid, class_weights(&rows, &labels));
     let epochs = fit::fit(&objective, &options.schedule(), &mut classifier, &checkpoint, job.resume, observer)?;
 
     let guard = GuardConfig {
         oos_label,
         max_tokens: encoder.max_tokens,
-        languages: languages(&rows),
+        languages,
         dataset_hash: fingerprint(rows.iter().chain(&valid).copied()),
         seed: options.seed,
         ..calibrate::uncalibrated()
