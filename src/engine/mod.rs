@@ -6,7 +6,7 @@
 //! and the feed-forward block for the first token alone.
 //!
 //! Weights are f32 in memory, packed for the kernels, except the word embeddings, which stay as they are stored (f32,
-//! f16, bf16 or int8 with a scale per row) and are widened row by row.
+//! f16, bf16, int8 with a scale per row or 4 bits with a scale per group) and are widened row by row.
 
 mod config;
 mod encoder;
