@@ -11,11 +11,13 @@
 mod config;
 mod encoder;
 pub mod kernels;
+#[cfg(any(test, feature = "train"))]
+pub(crate) mod quantize;
 mod tensors;
 
 pub use config::{ConfigError, EncoderConfig};
 pub use encoder::{Encoder, Scratch};
 pub use kernels::Isa;
 #[cfg(feature = "train")]
-pub(crate) use tensors::SCALE_SUFFIX;
+pub(crate) use tensors::{GROUP, SCALE_SUFFIX};
 pub use tensors::{TensorFile, WeightsError};
