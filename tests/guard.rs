@@ -13,21 +13,38 @@ fn guard() -> Guard {
 
 #[test]
 fn directory_bytes_and_bundle_give_the_same_guard() {
-    let bundle = Tiny::default().bundle();
-    let dir = tempfile::tempdir().unwrap();
-    common::write(&bundle, dir.path());
-    let packed = bundle.to_bytes().unwrap();
-    let text = "where is my order?";
-    let expected = guard().logits(Some(Flow::Order), text);
-    assert_eq!(Guard::from_dir(dir.path()).unwrap().logits(Some(Flow::Order), text), expected);
-    assert_eq!(Guard::from_bytes(&packed).unwrap().logits(Some(Flow::Order), text), expected);
-    assert_ne!(guard().logits(None, text), expected, "the flow is seen");
+    for four_bit in [false, true] {
+        let bundle = Tiny { four_bit, ..Tiny::default() }.bundle();
+        let dir = tempfile::tempdir().unwrap();
+        common::write(&bundle, dir.path());
+        let packed = bundle.to_bytes().unwrap();
+        let text = "where is my order?";
+        let guard = Guard::from_bundle(&bundle).unwrap();
+        let expected = guard.logits(Some(Flow::Order), text);
+        assert_eq!(Guard::from_dir(dir.path()).unwrap().logits(Some(Flow::Order), text), expected);
+        assert_eq!(Guard::from_bytes(&packed).unwrap().logits(Some(Flow::Order), text), expected);
+        assert_ne!(guard.logits(None, text), expected, "the flow is seen");
+    }
 }
 
 #[test]
 fn packing_twice_is_packing_once() {
-    let packed = Tiny::default().bundle().to_bytes().unwrap();
-    assert_eq!(Bundle::from_bytes(&packed).unwrap().to_bytes().unwrap(), packed);
+    for four_bit in [false, true] {
+        let packed = Tiny { four_bit, ..Tiny::default() }.bundle().to_bytes().unwrap();
+        assert_eq!(Bundle::from_bytes(&packed).unwrap().to_bytes().unwrap(), packed);
+    }
+}
+
+#[test]
+fn four_bit_embeddings_change_logits_little() {
+    let four_bit = Guard::from_bundle(&Tiny { four_bit: true, ..Tiny::default() }.bundle()).unwrap();
+    for text in ["where is my order?", "tomorrow", "pup e f"] {
+        let (exact, four_bit) = (guard().logits(None, text), four_bit.logits(None, text));
+        assert_ne!(four_bit, exact);
+        for (x, y) in four_bit.iter().zip(exact) {
+            assert!((x - y).abs() < 0.1, "{text}: {x} {y}");
+        }
+    }
 }
 
 #[test]
@@ -177,8 +194,8 @@ proptest! {
     }
 
     #[test]
-    fn a_packed_model_cut_or_changed_anywhere_is_an_error_or_a_sound_guard(at in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<bool>()) {
-        let mut packed = Tiny::default().bundle().to_bytes().unwrap();
+    fn a_packed_model_cut_or_changed_anywhere_is_an_error_or_a_sound_guard(at in any::<prop::sample::Index>(), value in any::<u8>(), cut in any::<bool>(), four_bit in any::<bool>()) {
+        let mut packed = Tiny { four_bit, ..Tiny::default() }.bundle().to_bytes().unwrap();
         let at = at.index(packed.len());
         if cut { packed.truncate(at) } else { packed[at] = value }
         if let Ok(guard) = Guard::from_bytes(&packed) {

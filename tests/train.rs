@@ -184,7 +184,7 @@ fn the_engine_equals_candle_transformers() {
 fn the_trained_classifier_equals_the_engine_in_every_number_format() {
     let (rows, tiny) = (toy(), Tiny::default().bundle());
     let mut guards = Vec::new();
-    for dtype in [Dtype::F32, Dtype::F16, Dtype::Int8] {
+    for dtype in [Dtype::F32, Dtype::F16, Dtype::Int8, Dtype::Int4] {
         let dir = tempfile::tempdir().unwrap();
         let options = Options { epochs: 3, dtype, ..options() };
         train(&Job { options, ..job(&rows, &tiny, dir.path()) }, &mut StopAfter(usize::MAX, 0)).unwrap();
@@ -193,7 +193,7 @@ fn the_trained_classifier_equals_the_engine_in_every_number_format() {
     }
     for text in ["where is my order k", "tomorrow", "pup e f"] {
         let exact = guards[0].0.logits(None, text);
-        for ((native, candle), tolerance) in guards.iter().zip([1e-4, 0.01, 0.15]) {
+        for ((native, candle), tolerance) in guards.iter().zip([1e-4, 0.01, 0.15, 1.0]) {
             for ((x, y), exact) in native.logits(None, text).iter().zip(candle.logits(None, text)).zip(&exact) {
                 assert!((x - y).abs() < 1e-4, "{text}: {x} {y}");
                 assert!((x - exact).abs() < tolerance, "{text}: {x} {exact}");

@@ -52,7 +52,7 @@ pub struct Arguments {
     /// Where to compute
     #[arg(long, default_value = "cpu")]
     device: DeviceKind,
-    /// Number format of the weights: f32, f16 or int8
+    /// Number format of the weights: f32, f16, int8, or int4 (int8 with word embeddings at 4 bits)
     #[arg(long, default_value = "f16")]
     dtype: Dtype,
     #[arg(long, default_value_t = Options::default().seed)]

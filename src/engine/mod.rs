@@ -6,16 +6,18 @@
 //! and the feed-forward block for the first token alone.
 //!
 //! Weights are f32 in memory, packed for the kernels, except the word embeddings, which stay as they are stored (f32,
-//! f16, bf16 or int8 with a scale per row) and are widened row by row.
+//! f16, bf16, int8 with a scale per row or 4 bits with a scale per group) and are widened row by row.
 
 mod config;
 mod encoder;
 pub mod kernels;
+#[cfg(any(test, feature = "train"))]
+pub(crate) mod quantize;
 mod tensors;
 
 pub use config::{ConfigError, EncoderConfig};
 pub use encoder::{Encoder, Scratch};
 pub use kernels::Isa;
 #[cfg(feature = "train")]
-pub(crate) use tensors::SCALE_SUFFIX;
+pub(crate) use tensors::{GROUP, SCALE_SUFFIX};
 pub use tensors::{TensorFile, WeightsError};

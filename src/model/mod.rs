@@ -18,7 +18,7 @@ pub use classifier::{Batch, Classifier, LoadClassifierError, Pooling};
 pub use embedding::EmbeddingTable;
 pub use reference::Reference;
 pub use teacher::Teacher;
-pub use weights::{Dtype, encode_weights, quantize_rows};
+pub use weights::{Dtype, encode_weights};
 
 /// The word embedding table under its standard name.
 pub(crate) const WORD_EMBEDDINGS: &str = "bert.embeddings.word_embeddings.weight";

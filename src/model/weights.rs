@@ -1,7 +1,10 @@
-//! Writing weights: safetensors in f32, f16 or int8 with a scale per row.
+//! Writing weights: safetensors in f32, f16, int8 with a scale per row, or int8 with word embeddings at 4 bits.
 
 use super::{Classifier, WORD_EMBEDDINGS, classifier::PROJECTION};
-use crate::engine::SCALE_SUFFIX;
+use crate::engine::{
+    GROUP, SCALE_SUFFIX,
+    quantize::{quantize_groups, quantize_rows},
+};
 use half::f16;
 use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::BTreeMap;
@@ -16,6 +19,9 @@ pub enum Dtype {
     F16,
     /// 1 byte a value in every matrix, with an f32 scale per row; vectors stay f32. A quarter of the size.
     Int8,
+    /// As `Int8`, but the word embeddings at 4 bits a value, with an f16 scale per group of 32 in a row. The hidden size
+    /// must be a multiple of 32.
+    Int4,
 }
 
 impl std::str::FromStr for Dtype {
@@ -26,51 +32,48 @@ impl std::str::FromStr for Dtype {
             "f32" => Ok(Dtype::F32),
             "f16" => Ok(Dtype::F16),
             "int8" => Ok(Dtype::Int8),
-            _ => Err(format!("unknown number format {name:?}: use f32, f16 or int8")),
+            "int4" => Ok(Dtype::Int4),
+            _ => Err(format!("unknown number format {name:?}: use f32, f16, int8 or int4")),
         }
     }
-}
-
-/// Symmetric int8 quantisation: each row is `scale * q` with `q` in -127..=127. Returns the values and one scale per row.
-pub fn quantize_rows(values: &[f32], width: usize) -> (Vec<i8>, Vec<f32>) {
-    values
-        .chunks(width.max(1))
-        .map(|row| {
-            let largest = row.iter().fold(0.0f32, |largest, x| largest.max(x.abs()));
-            let scale = if largest > 0.0 { largest / 127.0 } else { 1.0 };
-            (row.iter().map(move |x| (x / scale).round() as i8), scale)
-        })
-        .fold((Vec::with_capacity(values.len()), Vec::new()), |(mut quantized, mut scales), (row, scale)| {
-            quantized.extend(row);
-            scales.push(scale);
-            (quantized, scales)
-        })
 }
 
 /// The classifier as a safetensors file under the standard names.
 ///
 /// # Errors
-/// Candle's, when a variable cannot be read back from its device.
+/// Candle's, when a variable cannot be read back from its device; a message, when [`Dtype::Int4`] does not fit the hidden
+/// size.
 pub fn encode_weights(classifier: &Classifier, dtype: Dtype) -> candle_core::Result<Vec<u8>> {
+    let width = classifier.words.width();
+    if dtype == Dtype::Int4 && !width.is_multiple_of(GROUP) {
+        candle_core::bail!("int4 needs a hidden size that is a multiple of {GROUP}, this one is {width}");
+    }
     let mut stored: BTreeMap<String, (Stored, Vec<usize>, Vec<u8>)> = BTreeMap::new();
-    let mut put = |name: &str, shape: Vec<usize>, values: &[f32]| {
+    let mut put = |name: &str, mut shape: Vec<usize>, values: &[f32]| {
         let f32_bytes = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         let (kind, bytes) = match dtype {
             Dtype::F16 => (Stored::F16, values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect()),
-            Dtype::Int8 if shape.len() == 2 => {
+            Dtype::Int4 if name == WORD_EMBEDDINGS => {
+                let (quantized, scales) = quantize_groups(values, width);
+                let scales = scales.iter().flat_map(|scale| scale.to_le_bytes()).collect();
+                let scale = (Stored::F16, vec![shape[0], width / GROUP], scales);
+                stored.insert(format!("{name}{SCALE_SUFFIX}"), scale);
+                shape[1] = width / 2;
+                (Stored::U8, quantized)
+            }
+            Dtype::Int8 | Dtype::Int4 if shape.len() == 2 => {
                 let (quantized, scales) = quantize_rows(values, shape[1]);
                 let scale = (Stored::F32, vec![shape[0]], f32_bytes(&scales));
                 stored.insert(format!("{name}{SCALE_SUFFIX}"), scale);
                 (Stored::I8, quantized.into_iter().map(|q| q as u8).collect())
             }
-            Dtype::F32 | Dtype::Int8 => (Stored::F32, f32_bytes(values)),
+            Dtype::F32 | Dtype::Int8 | Dtype::Int4 => (Stored::F32, f32_bytes(values)),
         };
         stored.insert(name.to_owned(), (kind, shape, bytes));
     };
     for (name, variable) in classifier.variables().iter().filter(|(name, _)| !name.starts_with(PROJECTION)) {
         put(name, variable.dims().to_vec(), &variable.flatten_all()?.to_vec1::<f32>()?);
     }
-    let width = classifier.words.width();
     put(WORD_EMBEDDINGS, vec![classifier.words.values().len() / width, width], classifier.words.values());
     let views = stored
         .iter()
@@ -78,21 +81,4 @@ pub fn encode_weights(classifier: &Classifier, dtype: Dtype) -> candle_core::Res
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(candle_core::Error::wrap)?;
     safetensors::serialize(views, None).map_err(candle_core::Error::wrap)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use proptest::prelude::*;
-
-    proptest! {
-        #[test]
-        fn quantised_rows_are_within_half_a_step(values in prop::collection::vec(-3.0f32..3.0, 1..60), width in 1usize..9) {
-            let (quantized, scales) = quantize_rows(&values, width);
-            for (i, (&x, &q)) in values.iter().zip(&quantized).enumerate() {
-                let scale = scales[i / width];
-                prop_assert!((x - f32::from(q) * scale).abs() <= 0.5001 * scale);
-            }
-        }
-    }
 }

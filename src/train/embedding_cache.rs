@@ -149,16 +149,20 @@ impl EmbeddingCache {
         }
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut done = all - missing.len();
-        for batches in batches.chunks(threads) {
+        // Several batches for each thread, so that none waits long for another.
+        for round in batches.chunks(8 * threads) {
             let work = |batch: &[(u64, Vec<u32>)]| {
                 teacher.embed(&batch.iter().map(|(_, ids)| ids.as_slice()).collect::<Vec<_>>())
             };
-            let results: Vec<_> = std::thread::scope(|scope| {
-                let running: Vec<_> = batches.iter().map(|&batch| (batch, scope.spawn(move || work(batch)))).collect();
-                let panicked = |_| Err(candle_core::Error::Msg("an embedding thread panicked".into()));
-                running.into_iter().map(|(batch, thread)| (batch, thread.join().unwrap_or_else(panicked))).collect()
+            let results: Vec<Vec<_>> = std::thread::scope(|scope| {
+                let of = |thread: usize| round.iter().skip(thread).step_by(threads);
+                let running: Vec<_> = (0..threads)
+                    .map(|thread| scope.spawn(move || of(thread).map(|batch| (*batch, work(batch))).collect()))
+                    .collect();
+                let panicked = |_| vec![(&[][..], Err(candle_core::Error::Msg("an embedding thread panicked".into())))];
+                running.into_iter().map(|thread| thread.join().unwrap_or_else(panicked)).collect()
             });
-            for (batch, vectors) in results {
+            for (batch, vectors) in results.into_iter().flatten() {
                 for ((key, _), vector) in batch.iter().zip(vectors?) {
                     self.put(*key, &vector)?;
                 }

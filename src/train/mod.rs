@@ -29,7 +29,7 @@ pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
 
 use crate::{
     data::{Row, fingerprint},
-    engine::{EncoderConfig, TensorFile},
+    engine::{EncoderConfig, GROUP, TensorFile},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
     label::Flow,
     model::{Classifier, Dtype, LoadClassifierError, encode_weights},
@@ -277,6 +277,11 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     let languages = languages(&rows);
     if languages.len() > 1 {
         classifier.add_language_head(languages.len(), options.seed)?;
+    }
+    let hidden_size = classifier.config().hidden_size;
+    if options.dtype == Dtype::Int4 && !hidden_size.is_multiple_of(GROUP) {
+        let why = format!("int4 needs a hidden size that is a multiple of {GROUP}, that of the base is {hidden_size}");
+        return Err(TrainError::Option(why));
     }
     let encoder = Encoding {
         tokenizer: &tokenizer,

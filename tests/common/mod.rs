@@ -3,6 +3,7 @@
 // Each test file uses a part of this.
 #![allow(dead_code)]
 
+use half::f16;
 use intentgate::{Bundle, engine::EncoderConfig};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::json;
@@ -58,6 +59,8 @@ pub struct Tiny {
     pub seed: u64,
     /// Multiplies every weight.
     pub gain: f32,
+    /// Stores the word embeddings at 4 bits, with steps of an eighth of the gain.
+    pub four_bit: bool,
 }
 
 impl Default for Tiny {
@@ -65,7 +68,7 @@ impl Default for Tiny {
         let mut config = EncoderConfig::new(PIECES.len(), 2, 32, &LABELS.map(String::from));
         config.num_attention_heads = 2;
         config.max_position_embeddings = 24;
-        Tiny { config, seed: 1, gain: 0.3 }
+        Tiny { config, seed: 1, gain: 0.3, four_bit: false }
     }
 }
 
@@ -117,17 +120,25 @@ impl Tiny {
             state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (state >> 40) as f32 / (1u64 << 23) as f32 - 1.0
         };
-        let tensors: BTreeMap<String, (Vec<usize>, Vec<u8>)> = shapes
-            .into_iter()
-            .map(|(name, shape)| {
-                let count = shape.iter().product::<usize>();
-                let bytes = (0..count).flat_map(|_| (random() * self.gain).to_le_bytes()).collect();
-                (name, (shape, bytes))
-            })
-            .collect();
+        let mut tensors: BTreeMap<String, (Dtype, Vec<usize>, Vec<u8>)> = BTreeMap::new();
+        for (name, shape) in shapes {
+            let mut values: Vec<f32> = (0..shape.iter().product()).map(|_| random()).collect();
+            if self.four_bit && name.ends_with("word_embeddings.weight") {
+                let halves: Vec<u8> =
+                    values.iter().map(|x| (x * 8.0).round().clamp(-8.0, 7.0) as i8 as u8 ^ 8).collect();
+                let bytes = halves.chunks(2).map(|pair| (pair[0] & 15) | pair[1] << 4).collect();
+                let scales = f16::from_f32(self.gain / 8.0).to_le_bytes().repeat(values.len() / 32);
+                tensors.insert(format!("{name}.scale"), (Dtype::F16, vec![shape[0], shape[1] / 32], scales));
+                tensors.insert(name, (Dtype::U8, vec![shape[0], shape[1] / 2], bytes));
+            } else {
+                values.iter_mut().for_each(|x| *x *= self.gain);
+                let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();
+                tensors.insert(name, (Dtype::F32, shape, bytes));
+            }
+        }
         let views = tensors
             .iter()
-            .map(|(name, (shape, bytes))| (name.as_str(), TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+            .map(|(name, (dtype, shape, bytes))| (name, TensorView::new(*dtype, shape.clone(), bytes).unwrap()));
         safetensors::serialize(views, None).unwrap()
     }
 }
