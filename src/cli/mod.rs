@@ -6,6 +6,8 @@ mod data;
 #[cfg(feature = "train")]
 mod distill;
 mod eval;
+#[cfg(feature = "train")]
+mod oos;
 mod pack;
 #[cfg(feature = "train")]
 mod probe;
@@ -48,6 +50,8 @@ enum Command {
     #[command(subcommand)]
     Data(data::Command),
     #[cfg(feature = "train")]
+    Oos(oos::Arguments),
+    #[cfg(feature = "train")]
     Vocab(vocab::Arguments),
     Pack(pack::Arguments),
     #[cfg(feature = "train")]
@@ -68,6 +72,8 @@ pub fn run() -> ExitCode {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Data(command) => data::run(&command),
+        #[cfg(feature = "train")]
+        Command::Oos(arguments) => oos::run(&arguments),
         #[cfg(feature = "train")]
         Command::Vocab(arguments) => vocab::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),

@@ -11,7 +11,7 @@ use intentgate::{
 };
 use std::{
     fs,
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
     sync::{
         Arc,
@@ -20,13 +20,16 @@ use std::{
     time::Instant,
 };
 
+/// Where the base encoder lies in this project.
+const DEFAULT_BASE: &str = "models/base";
+
 /// Train a guard from labelled rows.
 ///
 /// Writes a model directory: config.json, model.safetensors, tokenizer.json and guard.json (temperature and thresholds,
 /// calibrated on the validation rows). Ctrl-C leaves a checkpoint in DIR/.checkpoint, from which --resume goes on.
 #[derive(Args)]
 #[command(after_help = "Example, the shipped model:
-  intentgate train --data datasets/train --valid datasets/valid --out models/guard --dtype int8")]
+  intentgate train --data datasets/train --valid datasets/valid --out models/guard --dtype int4")]
 pub struct Arguments {
     /// Rows to fit: files or directories of .jsonl files
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
@@ -37,8 +40,8 @@ pub struct Arguments {
     /// The model directory to write
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
-    /// Start from this encoder instead of fresh weights
-    #[arg(long, value_name = "DIR|hf:ID")]
+    /// Start from this encoder; `none` for fresh weights [default: models/base, if it is there]
+    #[arg(long, value_name = "DIR|hf:ID|none")]
     base: Option<String>,
     /// Vocabulary for fresh weights [default: that of the model inside this program]
     #[arg(long, value_name = "FILE", conflicts_with = "base")]
@@ -118,7 +121,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     super::hold_candle_to_one_thread()?;
     let rows = data::load(&arguments.data)?;
     let valid = if arguments.valid.is_empty() { Vec::new() } else { data::load(&arguments.valid)? };
-    let base = arguments.base.as_deref().map(base).transpose()?;
+    let name = match arguments.base.as_deref() {
+        Some("none") => None,
+        None if arguments.tokenizer.is_none() && Path::new(DEFAULT_BASE).join("config.json").exists() => {
+            Some(DEFAULT_BASE)
+        }
+        other => other,
+    };
+    let base = name.map(base).transpose()?;
     let tokenizer = match (&arguments.tokenizer, &base) {
         (Some(path), _) => fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?,
         (None, Some(base)) => base.tokenizer.to_vec(),
@@ -135,7 +145,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         device: arguments.device.device()?,
         resume: arguments.resume,
     };
-    eprintln!("{} rows to fit, {} to validate on", rows.len(), valid.len());
+    let from = name.map_or("fresh weights".to_owned(), |name| format!("from {name}"));
+    eprintln!("{} rows to fit, {} to validate on, {from}", rows.len(), valid.len());
     let mut progress = Progress::start("training", "validation accuracy %", 100.0)?;
     let trained = match train::train(&job, &mut progress) {
         Err(error @ TrainError::Interrupted(_)) => {

@@ -38,7 +38,6 @@ pub(crate) fn quantize_groups(values: &[f32], width: usize) -> (Vec<u8>, Vec<f16
 
 /// What [`quantize_groups`] leaves of the values, in place: for training that sees its own quantisation. Values that have
 /// been through it once stay as they are.
-#[cfg_attr(not(test), expect(dead_code, reason = "quantisation-aware training is to call it"))]
 pub(crate) fn round_trip_groups(values: &mut [f32], width: usize) {
     for group in values.chunks_mut(width.max(1)).flat_map(|row| row.chunks_mut(GROUP)) {
         let scale = group_scale(group);

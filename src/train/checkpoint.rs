@@ -7,7 +7,7 @@ use super::{
 use crate::{
     engine::TensorFile,
     guard::LoadError,
-    model::{Classifier, Dtype, EmbeddingTable, encode_weights},
+    model::{Classifier, Dtype, encode_weights},
 };
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
@@ -111,7 +111,7 @@ impl Checkpoint {
             optimizer.variables.insert(name.clone(), moments(name, variable.elem_count())?);
         }
         let len = classifier.words.values().len();
-        classifier.words = EmbeddingTable::new(read(WORDS, &[len])?, classifier.words.width());
+        classifier.words.replace(read(WORDS, &[len])?);
         optimizer.words = moments(WORDS, len)?;
         optimizer.steps = state.steps;
         Ok(state)
@@ -134,7 +134,7 @@ impl Checkpoint {
                 variable.set(value)?;
             }
         }
-        classifier.words = EmbeddingTable::new(best.words.values().to_vec(), config.hidden_size);
+        classifier.words.replace(best.words.values().to_vec());
         Ok(())
     }
 

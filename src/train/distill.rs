@@ -31,6 +31,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// What was measured on the texts held out, beside the model.
+const MEASURES: &str = "distillation.json";
 /// Most texts that are held out to measure on.
 const HELD_OUT: usize = 2000;
 /// Held out of every so many texts, where there are few.
@@ -132,18 +134,6 @@ pub struct Distilled {
     pub held_out: Vec<HeldOut>,
 }
 
-/// Why a base encoder cannot be distilled.
-#[derive(Debug, thiserror::Error)]
-#[non_exhaustive]
-pub enum DistillError {
-    /// A corpus file cannot be read.
-    #[error(transparent)]
-    Data(#[from] DataError),
-    /// Everything that can go wrong in training.
-    #[error(transparent)]
-    Train(#[from] TrainError),
-}
-
 /// The texts of a corpus file, at most `most` of them, chosen at random: lines of a text file (`.gz` is unpacked), or the
 /// rows of a `.jsonl` file with their flows, of which none is left out.
 ///
@@ -223,6 +213,7 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
     for (name, bytes) in FILES.iter().zip(files) {
         checkpoint::write(&job.out.join(name), &bytes)?;
     }
+    checkpoint::write(&job.out.join(MEASURES), &super::json(&held_out))?;
     checkpoint.remove();
     Ok(Distilled { epochs, held_out })
 }

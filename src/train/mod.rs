@@ -13,6 +13,7 @@ mod classification;
 mod distill;
 mod embedding_cache;
 mod fit;
+mod oos_scores;
 mod optimizer;
 mod probe;
 mod vocabulary;
@@ -21,9 +22,8 @@ pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
 pub use base::fetch_base;
-pub use distill::{
-    DistillError, DistillJob, DistillOptions, Distilled, HeldOut, Text, corpus_texts, default_cache, distill,
-};
+pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, Text, corpus_texts, default_cache, distill};
+pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
 pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
 
@@ -429,6 +429,7 @@ fn start(job: &Job<'_>, tokenizer: &Tokenizer, labels: &[String]) -> Result<Clas
         None => Classifier::new(&config, seed, &job.device)?,
     };
     classifier.grow_vocabulary(config.vocab_size.max(tokenizer.vocabulary_size()));
+    classifier.words.four_bit = job.options.dtype == Dtype::Int4;
     Ok(classifier)
 }
 
