@@ -8,8 +8,11 @@ use common::Tiny;
 use intentgate::{
     Bundle, Flow, Guard,
     data::{Origin, Row},
-    model::{Dtype, Reference},
-    train::{Epoch, Job, Observer, Options, TrainError, train},
+    model::{Dtype, Reference, Teacher},
+    train::{
+        DistillJob, DistillOptions, Distilled, Epoch, Job, Observer, Options, Text, TrainError, base_from_dir, distill,
+        train,
+    },
 };
 use std::{fs, path::Path};
 
@@ -200,4 +203,48 @@ fn the_trained_classifier_equals_the_engine_in_every_number_format() {
             }
         }
     }
+}
+
+#[test]
+fn a_student_nears_its_teacher_resumes_exactly_and_is_a_base() {
+    let (rows, tiny) = (toy(), Tiny::default().bundle());
+    let teacher = tempfile::tempdir().unwrap();
+    common::write(&tiny, teacher.path());
+    let teachers = [Teacher::from_dir(teacher.path(), &Device::Cpu).unwrap()];
+    let words = ["where is", "my order", "tomorrow", "a b", "pup", "c d e", "kilo 12", "is it"];
+    let texts: Vec<Text> = words
+        .iter()
+        .flat_map(|a| words.iter().map(move |b| format!("{a} {b}")))
+        .flat_map(|text| [(None, text.clone()), (Some(Flow::Order), text)])
+        .collect();
+    let cache = tempfile::tempdir().unwrap();
+    let run = |out: &Path, stop: usize, resume: bool| -> Result<Distilled, TrainError> {
+        let options =
+            DistillOptions { layers: 1, hidden_size: 32, epochs: 6, batch_size: 16, ..DistillOptions::default() };
+        let job = DistillJob {
+            teachers: &teachers,
+            texts: &texts,
+            tokenizer: &tiny.tokenizer,
+            cache: cache.path(),
+            out,
+            options,
+            device: Device::Cpu,
+            resume,
+        };
+        distill(&job, &mut StopAfter(stop, 0))
+    };
+    let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    let distilled = run(dirs[0].path(), usize::MAX, false).unwrap();
+    let scores: Vec<f64> = distilled.epochs.iter().map(|epoch| epoch.score).collect();
+    assert!(scores.last() > scores.first(), "{scores:?}");
+    assert!(distilled.held_out[0].cosine > 0.3 && distilled.held_out[0].texts > 0, "{:?}", distilled.held_out);
+
+    assert!(matches!(run(dirs[1].path(), 11, false), Err(TrainError::Interrupted(_))));
+    run(dirs[1].path(), usize::MAX, true).unwrap();
+    assert_eq!(weights(dirs[0].path()), weights(dirs[1].path()), "as if nothing had happened");
+
+    let base = base_from_dir(dirs[0].path()).unwrap();
+    let out = tempfile::tempdir().unwrap();
+    let job = Job { base: Some(&base), options: Options { epochs: 1, ..options() }, ..job(&rows, &base, out.path()) };
+    assert_eq!(train(&job, &mut StopAfter(usize::MAX, 0)).unwrap().guard.labels().len(), 3);
 }
