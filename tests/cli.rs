@@ -141,6 +141,13 @@ fn evaluation_and_benchmark_print_json() {
     assert!(output.status.success(), "{}", stderr(&output));
     let evaluation: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
     assert_eq!((&evaluation["overall"]["rows"], &evaluation["languages"]["en"]["rows"]), (&2.into(), &1.into()));
+    assert!(evaluation.get("perturbed").is_none());
+    let eval = ["eval", "--perturbed", "--data", path(&rows), "--model", path(model.path()), "--json", path(&json)];
+    let output = intentgate(&eval, b"");
+    assert!(String::from_utf8_lossy(&output.stdout).contains("homoglyphs"), "{}", stderr(&output));
+    let evaluation: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    assert_eq!(evaluation["perturbed"]["case"]["accuracy_difference"], 0.0, "case means nothing");
+    assert_eq!(evaluation["perturbed"]["emoji"]["changed_rows"], 1, "single letters have no place for emoji");
     let output =
         intentgate(&["bench", "--json", "--seconds", "0", "--data", path(&rows), "--model", path(model.path())], b"");
     let record: Value = serde_json::from_slice(&output.stdout).unwrap();

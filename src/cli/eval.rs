@@ -5,7 +5,7 @@ use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
     Guard, GuardConfig, data,
-    eval::{self, Evaluation, Metrics, Probe, tables},
+    eval::{self, Evaluation, Metrics, Perturbation, Probe, tables},
 };
 use std::{
     fs,
@@ -34,14 +34,26 @@ pub struct Arguments {
     /// What computes: native, or candle as the reference
     #[arg(long, default_value = "native")]
     backend: super::bench::BackendKind,
+    /// Measure the same rows once more with typos, other case, look-alike letters, emoji between letters and the like
+    #[arg(long)]
+    perturbed: bool,
 }
+
+/// Of the changes to the rows, so that models can be compared.
+const PERTURBATION_SEED: u64 = 1;
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let guard = arguments.backend.guard(&arguments.model.bundle()?)?;
     let rows = data::load(&arguments.data)?;
     let bar = super::progress_bar(rows.len(), "evaluating");
-    let evaluation = eval::evaluate(&guard, &rows, |done| bar.set_position(done as u64))?;
+    let mut evaluation = eval::evaluate(&guard, &rows, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
+    if arguments.perturbed {
+        let bar = super::progress_bar(rows.len() * Perturbation::ALL.len(), "evaluating changed rows");
+        let progress = |done| bar.set_position(done as u64);
+        evaluation.perturbed = Some(eval::evaluate_perturbed(&guard, &rows, &evaluation, PERTURBATION_SEED, progress)?);
+        bar.finish_and_clear();
+    }
     print(&evaluation, arguments.errors);
     if let Some(path) = &arguments.json {
         let json = serde_json::to_string_pretty(&evaluation)? + "\n";
@@ -102,6 +114,45 @@ fn print(evaluation: &Evaluation, most_errors: usize) {
     // A matrix of 150 labels is for the JSON file.
     if evaluation.labels.len() <= 12 {
         println!("{table}");
+    }
+    if let Some(perturbed) = &evaluation.perturbed {
+        let mut table = Table::new();
+        let header = [
+            "changed by",
+            "rows changed",
+            "accuracy %",
+            "change",
+            "false refusal %",
+            "change",
+            "OOS recall %",
+            "change",
+        ];
+        table.load_style(UTF8_FULL_CONDENSED).set_header(header);
+        let points = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:+.1}", 100.0 * share));
+        let m = &evaluation.overall;
+        table.add_row([
+            "nothing".to_owned(),
+            "0".to_owned(),
+            tables::percent(m.accuracy),
+            String::new(),
+            tables::percent(m.false_refusal_rate),
+            String::new(),
+            tables::percent(m.oos_recall),
+            String::new(),
+        ]);
+        for (name, m) in perturbed {
+            table.add_row([
+                name.clone(),
+                m.changed_rows.to_string(),
+                tables::percent(m.accuracy),
+                points(Some(m.accuracy_difference)),
+                tables::percent(m.false_refusal_rate),
+                points(m.false_refusal_difference),
+                tables::percent(m.oos_recall),
+                points(m.oos_recall_difference),
+            ]);
+        }
+        println!("\n{table}");
     }
     if most_errors > 0 && !evaluation.worst_errors.is_empty() {
         println!("\nMost confident errors:");

@@ -1,9 +1,11 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
 mod metrics;
+mod perturb;
 pub mod tables;
 
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
+pub use perturb::{Perturbation, Perturbed, evaluate_perturbed};
 
 use crate::{
     data::{Origin, Row, fingerprint},
@@ -61,6 +63,9 @@ pub struct Evaluation {
     pub calibration: Vec<Calibration>,
     /// The most confident errors first.
     pub worst_errors: Vec<WorstError>,
+    /// By name of the [`Perturbation`], where [`evaluate_perturbed`] was asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub perturbed: Option<BTreeMap<String, Perturbed>>,
 }
 
 /// What the language head says of the rows of one language.
@@ -171,6 +176,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         confusion: metrics::confusion(&all, labels.len()).outer_iter().map(|row| row.to_vec()).collect(),
         calibration: metrics::calibration(&all),
         worst_errors: errors,
+        perturbed: None,
         labels,
     })
 }

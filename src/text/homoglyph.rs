@@ -1,16 +1,21 @@
 //! Look-alike letters: a word that mixes scripts to slip past a filter is brought back to one script.
 
-/// Latin letters with the Cyrillic and Greek letters that look the same in common fonts.
-const LOOK_ALIKES: &[(char, &[char])] = &[
+/// Latin letters with the Cyrillic, Greek and Armenian letters that look the same in common fonts.
+pub(crate) const LOOK_ALIKES: &[(char, &[char])] = &[
     ('a', &['а', 'α']),
-    ('c', &['с', 'ϲ']),
+    // NFKC has turned a lunate ϲ into this.
+    ('c', &['с', 'ς']),
     ('d', &['ԁ']),
     ('e', &['е']),
-    ('h', &['һ']),
+    ('g', &['ց']),
+    ('h', &['һ', 'հ']),
     ('i', &['і', 'ι']),
     ('j', &['ј', 'ϳ']),
+    ('l', &['ӏ']),
+    ('n', &['ո']),
     ('o', &['о', 'ο', 'օ']),
     ('p', &['р', 'ρ']),
+    ('q', &['ԛ', 'զ']),
     ('s', &['ѕ']),
     ('u', &['υ', 'ս']),
     ('v', &['ѵ', 'ν']),
@@ -19,7 +24,7 @@ const LOOK_ALIKES: &[(char, &[char])] = &[
     ('y', &['у', 'ү', 'γ']),
     ('A', &['А', 'Α']),
     ('B', &['В', 'Β']),
-    ('C', &['С', 'Ϲ']),
+    ('C', &['С']),
     ('E', &['Е', 'Ε']),
     ('H', &['Н', 'Η']),
     ('I', &['І', 'Ι']),
@@ -27,14 +32,64 @@ const LOOK_ALIKES: &[(char, &[char])] = &[
     ('K', &['К', 'Κ']),
     ('M', &['М', 'Μ']),
     ('N', &['Ν']),
-    ('O', &['О', 'Ο']),
+    ('O', &['О', 'Ο', 'Օ']),
     ('P', &['Р', 'Ρ']),
-    ('S', &['Ѕ']),
+    ('Q', &['Ԛ']),
+    ('S', &['Ѕ', 'Տ']),
     ('T', &['Т', 'Τ']),
+    ('U', &['Ս']),
+    ('V', &['Ѵ']),
+    ('W', &['Ԝ']),
     ('X', &['Х', 'Χ']),
     ('Y', &['У', 'Υ']),
     ('Z', &['Ζ']),
 ];
+
+/// Small capitals and letter-like phonetic signs of Latin script with the letters they are read as.
+const STYLED: &[(char, char)] = &[
+    ('ᴀ', 'a'),
+    ('ɑ', 'a'),
+    ('Ɑ', 'a'),
+    ('ʙ', 'b'),
+    ('ᴄ', 'c'),
+    ('ᴅ', 'd'),
+    ('ᴇ', 'e'),
+    ('ꜰ', 'f'),
+    ('ɢ', 'g'),
+    ('ɡ', 'g'),
+    ('Ɡ', 'g'),
+    ('ʜ', 'h'),
+    ('ɪ', 'i'),
+    ('Ɪ', 'i'),
+    ('ᴊ', 'j'),
+    ('ᴋ', 'k'),
+    ('ʟ', 'l'),
+    ('ᴍ', 'm'),
+    ('ɴ', 'n'),
+    ('ᴏ', 'o'),
+    ('ᴘ', 'p'),
+    ('ʀ', 'r'),
+    ('Ʀ', 'r'),
+    ('ꜱ', 's'),
+    ('ᴛ', 't'),
+    ('ᴜ', 'u'),
+    ('ᴠ', 'v'),
+    ('ᴡ', 'w'),
+    ('ʏ', 'y'),
+    ('ᴢ', 'z'),
+];
+
+/// The plain letter of a small capital or of a white-on-black letter (🅐, 🅰), any other character as it is.
+pub(super) fn plain(c: char) -> char {
+    match c {
+        '\u{1f150}'..='\u{1f169}' => ('a'..='z').nth(c as usize - 0x1f150).unwrap_or(c),
+        '\u{1f170}'..='\u{1f189}' => ('a'..='z').nth(c as usize - 0x1f170).unwrap_or(c),
+        'Ʀ' | '\u{250}'..='\u{2af}' | '\u{1d00}'..='\u{1d2b}' | 'Ɑ' | '\u{a730}'..='\u{a7ae}' => {
+            STYLED.iter().find(|&&(styled, _)| styled == c).map_or(c, |&(_, plain)| plain)
+        }
+        _ => c,
+    }
+}
 
 /// Rewrites every word of mixed script in place, where each of its foreign letters has a twin in the word's main script.
 ///
@@ -106,6 +161,7 @@ mod tests {
             for twin in *twins {
                 let rows: Vec<usize> = (0..LOOK_ALIKES.len()).filter(|&j| LOOK_ALIKES[j].1.contains(twin)).collect();
                 assert_eq!(rows, [i], "{twin}");
+                assert!(unicode_normalization::is_nfkc(twin.encode_utf8(&mut [0; 4])), "{twin} never arrives");
             }
         }
     }

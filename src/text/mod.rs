@@ -6,10 +6,17 @@
 //!    control characters that are not white space. `ZWJ` stays inside emoji sequences and after an Indic virama, `ZWNJ`
 //!    stays between letters of Arabic script (Persian, Urdu) and of Indic scripts, where they change the word.
 //! 2. **NFKC** (Unicode Standard Annex #15): full-width, mathematical, circled and presentation forms become plain letters.
-//! 3. **Homoglyphs.** A word that mixes Latin with Cyrillic or Greek look-alikes is written in one script
+//!    So do the small capitals and the white-on-black letters, which NFKC leaves alone.
+//! 3. **Spelled-out words.** A message in which single letters alternate with pictographs at least three times
+//!    (`w😀r😀i😀t😀e`), or with any of these and `. - _ * · •` at least four times (`w-r-i-t-e`, for letters of Latin, Greek
+//!    and Cyrillic script), has such words written without what stands between their letters: the shorter ones too, down
+//!    to two gaps, or to one pictograph. Longer pieces (`ok👍thanks`), arrows, digits (`A-1-2`), sizes (`S-M-L-XL`),
+//!    abbreviations and initials of up to four letters (`U.S.A.`) stay as they are, and so does `w r i t e`: Korean has
+//!    words of one letter.
+//! 4. **Homoglyphs.** A word that mixes Latin with Cyrillic, Greek or Armenian look-alikes is written in one script
 //!    (after the idea of Unicode Technical Standard #39, with a table of our own).
-//! 4. **Case.** Every character is lower-cased by its own mapping; a dot left over a Turkish `İ` goes; NFKC again.
-//! 5. **Runs.** White space of any kind becomes one space and is trimmed; a character typed more than three times in a
+//! 5. **Case.** Every character is lower-cased by its own mapping; a dot left over a Turkish `İ` goes; NFKC again.
+//! 6. **Runs.** White space of any kind becomes one space and is trimmed; a character typed more than three times in a
 //!    row is kept three times (digits excepted), and at most four combining marks stay on a letter.
 //!
 //! The result is a fixed point: normalising it again changes nothing, and neither does the normaliser inside
@@ -18,7 +25,10 @@
 mod homoglyph;
 #[cfg(feature = "train")]
 mod romanize;
+mod spelled;
 
+#[cfg(feature = "data")]
+pub(crate) use homoglyph::LOOK_ALIKES;
 #[cfg(feature = "train")]
 pub(crate) use romanize::romanize;
 
@@ -37,6 +47,7 @@ const MAX_MARKS: usize = 4;
 /// use intentgate::text::normalize;
 /// assert_eq!(normalize("  Where's MY   parcel???????  "), "where's my parcel???");
 /// assert_eq!(normalize("ｃａｎｃｅｌ\u{200b} оrder"), "cancel order"); // full width, zero width, Cyrillic о
+/// assert_eq!(normalize("w😀r😀i😀t😀e a p😀o😀e😀m 😀"), "write a poem 😀");
 /// assert_eq!(normalize("می\u{200c}خواهم"), "می\u{200c}خواهم"); // this joiner is spelling
 /// assert_eq!(normalize("\u{200b}\u{feff} \n"), "");
 /// ```
@@ -44,9 +55,13 @@ pub fn normalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
     if text.is_ascii() {
         squeeze(text.chars().map(|c| c.to_ascii_lowercase()), &mut out);
-        return out;
+        if !spelled::may_be_spelled_out(out.as_bytes()) {
+            return out;
+        }
+        out.clear();
     }
-    let mut folded: Vec<char> = visible(text).nfkc().collect();
+    let mut folded: Vec<char> = visible(text).nfkc().map(homoglyph::plain).collect();
+    spelled::join_letters(&mut folded);
     // Before lower-casing, which hides that В looks like B; and after it, when Г has become the γ that looks like y.
     homoglyph::fold_words(&mut folded);
     let mut folded: Vec<char> = lowercase(folded).nfkc().collect();
@@ -167,9 +182,11 @@ fn is_arabic(c: char) -> bool {
     matches!(c, '\u{600}'..='\u{6ff}' | '\u{750}'..='\u{77f}' | '\u{8a0}'..='\u{8ff}' | '\u{fb50}'..='\u{fdff}' | '\u{fe70}'..='\u{fefc}')
 }
 
-/// Emoji and the signs that take part in emoji sequences (gender, profession, heart, skin tone).
+/// Emoji and the signs that take part in emoji sequences (gender, profession, heart, skin tone, flags). Not the enclosed
+/// letters and ideographs between them, which NFKC turns into text.
 fn is_pictograph(c: char) -> bool {
-    matches!(c, '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{23ff}' | '\u{2600}'..='\u{27bf}' | '\u{2b00}'..='\u{2bff}' | '\u{1f000}'..='\u{1faff}')
+    matches!(c, '\u{2190}'..='\u{21ff}' | '\u{2300}'..='\u{23ff}' | '\u{2600}'..='\u{27bf}' | '\u{2b00}'..='\u{2bff}')
+        || matches!(c, '\u{1f000}'..='\u{1f0ff}' | '\u{1f1e6}'..='\u{1f1ff}' | '\u{1f300}'..='\u{1faff}')
 }
 
 #[cfg(test)]
@@ -199,6 +216,8 @@ mod tests {
             ("ᄏᄏᄏᄏᄏᄏ", "ᄏᄏᄏ"),
             ("bell\u{7}", "bell"),
             ("H\u{331}", "ẖ"),
+            ("ᴡʀɪᴛᴇ 🅐 🅿🅾🅴🅼", "write a poem"),
+            ("🈁\u{200d}🈁", "コココ"),
         ] {
             assert_eq!(normalize(from), to, "{from:?}");
         }
@@ -231,6 +250,28 @@ mod tests {
         fn fixed_point_on_awkward_characters(text in "[\u{200b}-\u{200f}\u{300}-\u{315}\u{fe0f}\u{600}-\u{640}\u{900}-\u{94d}A-Ca-cАВСавсΑΒο \u{1f469}\u{1f373}\u{1100}-\u{1112}\u{1161}-\u{1175}\u{ac00}İı\u{e0041}ﬁ]{0,24}") {
             let once = normalize(&text);
             prop_assert_eq!(&normalize(&once), &once);
+        }
+
+        /// The same for spelled-out words.
+        #[test]
+        fn fixed_point_on_letters_with_something_between(
+            pieces in prop::collection::vec(("[a-bШéⱢa카각กี好1🅰ɪé]{1,2}", "[.😀❤️👍🏽\u{200d}\u{7} •→-]{0,2}"), 0..10)
+        ) {
+            let text: String = pieces.into_iter().map(|(letters, between)| letters + &between).collect();
+            let once = normalize(&text);
+            prop_assert_eq!(&normalize(&once), &once);
+        }
+
+        #[test]
+        fn words_spelled_out_come_back(
+            words in prop::collection::vec("[A-Za-zà-öø-ÿ]{4,9}|[а-я]{4,9}|[가-힣]{4,9}", 1..5),
+            between in prop::sample::select(vec!["😀", "❤\u{fe0f}", "⭐", "🔥🔥", "👍🏽", "👩\u{200d}🍳"])
+        ) {
+            let spelled: Vec<String> = words
+                .iter()
+                .map(|word| word.chars().map(String::from).collect::<Vec<_>>().join(between))
+                .collect();
+            prop_assert_eq!(normalize(&spelled.join(" ")), normalize(&words.join(" ")));
         }
 
         #[test]
