@@ -162,6 +162,59 @@ fn evaluation_and_benchmark_print_json() {
     assert!(!output.status.success() && stderr(&output).contains("rows.jsonl:1: the model has no label \"weather\""));
 }
 
+#[test]
+fn tuned_thresholds_do_what_was_promised() {
+    let model = model();
+    let rows = model.path().join("rows.jsonl");
+    let letters = ["a", "b", "c", "d", "e", "f", "where", "is", "my", "order", "tomorrow"];
+    let lines: String = (0..120)
+        .map(|n| {
+            let text = [letters[n % 11], letters[n / 11], letters[n * n % 7]].join(" ");
+            let label = if n % 3 == 0 { "out_of_scope" } else { common::LABELS[n % 4] };
+            format!("{{\"text\":\"{text} {}\",\"label\":\"{label}\"}}\n", "?".repeat(n % 4))
+        })
+        .collect();
+    fs::write(&rows, lines).unwrap();
+    let guard = model.path().join("guard.json");
+    let before: Value = serde_json::from_slice(&fs::read(&guard).unwrap()).unwrap();
+    let tune = ["tune", "--data", path(&rows), "--model", path(model.path()), "--max-false-refusal", "0.1"];
+    let run = |more: &[&str]| {
+        let output = intentgate(&[&tune[..], more].concat(), b"");
+        assert!(output.status.success(), "{}", stderr(&output));
+        output
+    };
+    let output = run(&["--most", "1"]);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(said.contains("80 in scope, 40 out of scope") && said.contains("Now refused:"), "{said}");
+    assert!(stderr(&output).contains("nothing is written"));
+    assert_eq!(serde_json::from_slice::<Value>(&fs::read(&guard).unwrap()).unwrap(), before);
+
+    let other = model.path().join("other.json");
+    let report: Value = serde_json::from_slice(&run(&["--json", "--out", path(&other)]).stdout).unwrap();
+    let chosen = &report["chosen"];
+    assert_eq!(report["points"].as_array().unwrap().len(), 9);
+    let moved = ["now_refused", "now_accepted"].map(|side| chosen[side]["count"].as_u64().unwrap());
+    assert!(moved[0] + moved[1] > 0 && chosen["false_refusal_rate"].as_f64().unwrap() <= 0.1, "{chosen}");
+
+    run(&["--write"]);
+    assert_eq!(fs::read(&guard).unwrap(), fs::read(&other).unwrap());
+    let mut after: Value = serde_json::from_slice(&fs::read(&guard).unwrap()).unwrap();
+    assert_eq!(after["thresholds"], chosen["thresholds"]);
+    for (key, value) in before.as_object().unwrap().iter().filter(|(key, _)| *key != "thresholds") {
+        assert_eq!(after[key].take(), *value, "{key}");
+    }
+    let json = model.path().join("evaluation.json");
+    intentgate(&["eval", "--data", path(&rows), "--model", path(model.path()), "--json", path(&json)], b"");
+    let evaluation: Value = serde_json::from_slice(&fs::read(&json).unwrap()).unwrap();
+    for measure in ["false_refusal_rate", "oos_recall", "accuracy"] {
+        assert_eq!(evaluation["overall"][measure], chosen[measure], "{measure}");
+    }
+    for wrong in [&["--max-false-refusal", "2"][..], &["--write"]] {
+        let output = intentgate(&[&["tune", "--data", path(&rows)], wrong].concat(), b"");
+        assert_eq!(output.status.code(), Some(2));
+    }
+}
+
 #[cfg(feature = "train")]
 #[test]
 fn a_model_trained_from_rows_classifies() {

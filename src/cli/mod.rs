@@ -13,6 +13,7 @@ mod pack;
 mod probe;
 #[cfg(feature = "train")]
 mod train;
+mod tune;
 #[cfg(feature = "train")]
 mod vocab;
 
@@ -45,6 +46,7 @@ enum Command {
     #[cfg(feature = "train")]
     Distill(distill::Arguments),
     Eval(eval::Arguments),
+    Tune(tune::Arguments),
     Bench(bench::Arguments),
     /// Look into datasets.
     #[command(subcommand)]
@@ -70,6 +72,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Distill(arguments) => distill::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Tune(arguments) => tune::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Data(command) => data::run(&command),
         #[cfg(feature = "train")]

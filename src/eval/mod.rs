@@ -1,10 +1,12 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
 mod metrics;
+mod operating_points;
 mod perturb;
 pub mod tables;
 
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
+pub use operating_points::{OperatingPoint, OperatingPoints, with_thresholds};
 pub use perturb::{Perturbation, Perturbed, evaluate_perturbed};
 
 use crate::{
@@ -35,6 +37,18 @@ pub enum EvalError {
         /// The labels of the model.
         known: String,
     },
+    /// Refusals cannot be weighed against each other.
+    #[error("there are {in_scope} rows in scope and {out_of_scope} out of scope; some of both are needed")]
+    OneSided {
+        /// Rows in scope.
+        in_scope: usize,
+        /// Rows out of scope.
+        out_of_scope: usize,
+    },
+}
+
+fn unknown_label(row: &Row, labels: &[String]) -> EvalError {
+    EvalError::UnknownLabel { origin: row.origin.clone(), label: row.label.clone(), known: labels.join(", ") }
 }
 
 /// What [`evaluate`] measured; `evaluation.json`.
@@ -135,11 +149,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
     let mut said_languages = Vec::with_capacity(rows.len());
     let mut errors = Vec::new();
     for (n, row) in rows.iter().enumerate() {
-        let gold = index(&row.label).ok_or_else(|| EvalError::UnknownLabel {
-            origin: row.origin.clone(),
-            label: row.label.clone(),
-            known: labels.join(", "),
-        })?;
+        let gold = index(&row.label).ok_or_else(|| unknown_label(row, &labels))?;
         let verdict = guard.check_message(row.context, &row.text);
         // An empty message gets no answer from the bot; it counts as refused.
         let predicted = verdict.label().and_then(index).unwrap_or(oos);

@@ -6,6 +6,8 @@ mod shared;
 mod verdict;
 
 pub use bundle::{Bundle, FILES, LoadError};
+#[cfg(feature = "data")]
+pub(crate) use decision::DEFAULT_THRESHOLD;
 pub use decision::{EnergyGate, GuardConfig, GuardConfigError};
 pub use shared::SharedGuard;
 pub use verdict::{Reason, Verdict};
