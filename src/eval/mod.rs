@@ -1,8 +1,10 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
+mod long;
 mod metrics;
 pub mod tables;
 
+pub use long::{LongEvaluation, LongKind, LongRecall, evaluate_long};
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
 
 use crate::{
@@ -23,6 +25,9 @@ pub enum EvalError {
     /// There is nothing to measure.
     #[error("no rows to evaluate")]
     NoRows,
+    /// No language has enough rows to build long messages of.
+    #[error("long messages need {0} in-scope and {0} out-of-scope rows of one language, without a flow")]
+    TooFewRows(usize),
     /// The model has never heard of a row's label.
     #[error("{origin}: the model has no label {label:?}; it has {known}")]
     UnknownLabel {
@@ -58,6 +63,9 @@ pub struct Evaluation {
     pub calibration: Vec<Calibration>,
     /// The most confident errors first.
     pub worst_errors: Vec<WorstError>,
+    /// Long messages built from the rows, where [`evaluate_long`] was run as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long: Option<LongEvaluation>,
 }
 
 /// A row that the guard got wrong.
@@ -152,6 +160,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         confusion: metrics::confusion(&all, labels.len()).outer_iter().map(|row| row.to_vec()).collect(),
         calibration: metrics::calibration(&all),
         worst_errors: errors,
+        long: None,
         labels,
     })
 }
