@@ -157,6 +157,8 @@ fn evaluation_and_benchmark_print_json() {
             .all(|key| record[key].is_f64()),
         "{record}"
     );
+    let output = intentgate(&["eval", "--long", "--data", path(&rows), "--model", path(model.path())], b"");
+    assert!(!output.status.success() && stderr(&output).contains("long messages need 20 in-scope"));
     fs::write(&rows, "{\"text\":\"x\",\"label\":\"weather\"}\n").unwrap();
     let output = intentgate(&["eval", "--data", path(&rows), "--model", path(model.path())], b"");
     assert!(!output.status.success() && stderr(&output).contains("rows.jsonl:1: the model has no label \"weather\""));

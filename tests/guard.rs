@@ -3,9 +3,15 @@
 mod common;
 
 use common::Tiny;
-use intentgate::{Bundle, Flow, Guard, LoadError, Reason, SharedGuard, engine::Isa};
+use intentgate::{Bundle, Flow, Guard, LoadError, Reason, SharedGuard, engine::Isa, guard::Backend};
 use proptest::prelude::*;
-use std::{borrow::Cow, sync::Arc};
+use std::{
+    borrow::Cow,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+};
 
 fn guard() -> Guard {
     Guard::from_bundle(&Tiny::default().bundle()).unwrap()
@@ -69,14 +75,88 @@ fn empty_messages_have_their_own_verdict() {
     }
 }
 
+/// Answers out of scope to ids with a question mark, else order; counts its calls.
+#[derive(Clone, Default)]
+struct QuestionMark(Arc<AtomicUsize>);
+
+impl Backend for QuestionMark {
+    fn logits(&self, ids: &[u32], logits: &mut [f32]) {
+        assert!((4..=48).contains(&ids.len()), "{}", ids.len());
+        let special = |id: &u32| [0, 2].contains(id);
+        assert!(special(&ids[0]) && special(&ids[ids.len() - 1]) && !ids[1..ids.len() - 1].iter().any(special));
+        self.0.fetch_add(1, Relaxed);
+        logits.fill(0.0);
+        logits[if ids.contains(&35) { 4 } else { 0 }] = 9.0;
+    }
+
+    fn name(&self) -> String {
+        "question mark".into()
+    }
+}
+
+impl QuestionMark {
+    /// With passes of 48 tokens, as windows have in a real model.
+    fn guard(&self) -> Guard {
+        let mut tiny = Tiny::default();
+        tiny.config.max_position_embeddings = 48;
+        let mut bundle = tiny.bundle();
+        edit(&mut bundle.guard, "\"max_tokens\":24", "\"max_tokens\":48");
+        Guard::with_backend(&bundle, |_, _| Ok(Box::new(self.clone()))).unwrap()
+    }
+}
+
 #[test]
-fn long_messages_keep_head_and_tail() {
-    let guard = guard();
-    let long = format!("where {} tomorrow", "a ".repeat(2000));
-    let ids = guard.token_ids(Some(Flow::Faq), &long);
-    assert_eq!(ids.len(), guard.config().max_tokens);
-    let short = guard.token_ids(Some(Flow::Faq), "where a tomorrow");
-    assert_eq!((&ids[..3], &ids[22..]), (&short[..3], &short[short.len() - 2..]));
+fn long_messages_are_read_in_windows_and_bounded() {
+    let backend = QuestionMark::default();
+    let guard = backend.guard();
+    let check = |flow, text: &str| {
+        backend.0.store(0, Relaxed);
+        (guard.check_message(flow, text).label().map(str::to_owned), backend.0.load(Relaxed))
+    };
+    assert_eq!(check(None, "a b c"), (Some("order".into()), 1));
+    for place in 0..=80 {
+        let text = format!("{}? {}", "a b ".repeat(place), "a b ".repeat(80 - place));
+        for flow in [None, Some(Flow::Faq)] {
+            let (label, windows) = check(flow, &text);
+            assert_eq!(label.as_deref(), Some("out_of_scope"), "{place}");
+            assert!((8..40).contains(&windows), "{windows}");
+        }
+    }
+    let (label, windows) = check(Some(Flow::Faq), &"a b c d ".repeat(125_000));
+    assert_eq!(label.as_deref(), Some("order"));
+    assert!(windows <= 145, "{windows}");
+}
+
+#[cfg(feature = "data")]
+#[test]
+fn long_messages_of_a_sure_model_get_what_they_must() {
+    use intentgate::{data::RowReader, eval};
+
+    let lines: String = (0..60)
+        .map(|n| {
+            // Business is longer than the window at the end, so that nothing else is in it.
+            let (text, label) =
+                if n % 2 == 0 { ("a b ".repeat(12), "order") } else { ("is a b ?".into(), "out_of_scope") };
+            format!("{{\"text\":\"{text}\",\"label\":\"{label}\",\"lang\":\"en\"}}\n")
+        })
+        .collect();
+    let rows: Vec<_> =
+        RowReader::new(lines.as_bytes(), "rows.jsonl".as_ref()).map(|row| row.unwrap().unwrap()).collect();
+    let guard = QuestionMark::default().guard();
+    let long = eval::evaluate_long(&guard, &rows, 1, |_, _| ()).unwrap();
+    assert_eq!(long.overall.len(), 6);
+    for (kind, recall) in &long.overall {
+        assert_eq!((recall.right, recall.right_label), (recall.texts, recall.texts), "{kind}");
+        assert!(recall.alone.is_none_or(|alone| alone == recall.texts));
+    }
+    assert_eq!(long.languages["en"], long.overall);
+
+    let mut evaluation = eval::evaluate(&guard, &rows, |_| ()).unwrap();
+    let without = serde_json::to_string(&evaluation).unwrap();
+    assert!(!without.contains("\"long\"") && serde_json::from_str::<eval::Evaluation>(&without).is_ok());
+    evaluation.long = Some(long);
+    let json = serde_json::to_string(&evaluation).unwrap();
+    assert_eq!(serde_json::from_str::<eval::Evaluation>(&json).unwrap().long, evaluation.long);
 }
 
 #[test]

@@ -5,13 +5,16 @@ use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
     Guard, GuardConfig, data,
-    eval::{self, Evaluation, Metrics, Perturbation, Probe, tables},
+    eval::{self, Evaluation, LongEvaluation, LongKind, Metrics, Perturbation, Probe, tables},
 };
 use std::{
     fs,
     path::{Path, PathBuf},
     process::ExitCode,
 };
+
+/// Where the texts of `--long` begin.
+const LONG_SEED: u64 = 1;
 
 /// Measure a model on labelled rows.
 ///
@@ -31,6 +34,9 @@ pub struct Arguments {
     /// Most errors to print
     #[arg(long, default_value_t = 20)]
     errors: usize,
+    /// Measure long messages as well, built from the rows: requests hidden in the middle or told after a story
+    #[arg(long)]
+    long: bool,
     /// What computes: native, or candle as the reference
     #[arg(long, default_value = "native")]
     backend: super::bench::BackendKind,
@@ -52,6 +58,14 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         let bar = super::progress_bar(rows.len() * Perturbation::ALL.len(), "evaluating changed rows");
         let progress = |done| bar.set_position(done as u64);
         evaluation.perturbed = Some(eval::evaluate_perturbed(&guard, &rows, &evaluation, PERTURBATION_SEED, progress)?);
+        bar.finish_and_clear();
+    }
+    if arguments.long {
+        let bar = super::progress_bar(0, "long messages");
+        evaluation.long = Some(eval::evaluate_long(&guard, &rows, LONG_SEED, |done, all| {
+            bar.set_length(all as u64);
+            bar.set_position(done as u64);
+        })?);
         bar.finish_and_clear();
     }
     print(&evaluation, arguments.errors);
@@ -154,6 +168,9 @@ fn print(evaluation: &Evaluation, most_errors: usize) {
         }
         println!("\n{table}");
     }
+    if let Some(long) = &evaluation.long {
+        print_long(long);
+    }
     if most_errors > 0 && !evaluation.worst_errors.is_empty() {
         println!("\nMost confident errors:");
         for error in evaluation.worst_errors.iter().take(most_errors) {
@@ -168,6 +185,24 @@ fn print(evaluation: &Evaluation, most_errors: usize) {
             );
         }
     }
+}
+
+/// A line for all languages and for each: by kind, the share of long messages that got what they must get.
+fn print_long(long: &LongEvaluation) {
+    let mut table = Table::new();
+    let kinds: Vec<LongKind> = long.overall.keys().copied().collect();
+    let header = kinds.iter().map(|kind| format!("{kind} %"));
+    table.load_style(UTF8_FULL_CONDENSED).set_header(["long messages".to_owned()].into_iter().chain(header));
+    let mut line = |name: &str, share: &dyn Fn(LongKind) -> Option<f64>| {
+        table.add_row([name.to_owned()].into_iter().chain(kinds.iter().map(|&kind| tables::percent(share(kind)))));
+    };
+    line("all", &|kind| long.overall.get(&kind).map(|recall| recall.recall()));
+    line("all, the very label", &|kind| long.overall.get(&kind).map(|recall| recall.label_recall()));
+    line("all, the row alone", &|kind| long.overall.get(&kind).and_then(|recall| recall.alone_recall()));
+    for (code, by_kind) in &long.languages {
+        line(code, &|kind| by_kind.get(&kind).map(|recall| recall.recall()));
+    }
+    println!("\n{table}");
 }
 
 /// Write the model card of a model directory from its guard.json and evaluation.json, and the figures of a README.
@@ -253,7 +288,7 @@ fn about(config: &GuardConfig, guard: &Guard, size: u64) -> String {
         ("languages", config.languages.join(", ")),
         ("size on disk", format!("{:.1} MB", size as f64 / 1e6)),
         ("vocabulary", format!("{} pieces", guard.tokenizer().vocabulary_size())),
-        ("most tokens read of a message", config.max_tokens.to_string()),
+        ("most tokens read in one pass", config.max_tokens.to_string()),
         ("temperature", format!("{:.3}", config.temperature)),
         ("refusal thresholds", thresholds.join(", ")),
         ("hash of training and validation rows", config.dataset_hash.clone()),

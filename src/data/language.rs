@@ -56,7 +56,7 @@ pub(super) enum Fit {
 
 impl Language {
     /// Whether words are not divided by spaces.
-    pub(super) fn is_unspaced(&self) -> bool {
+    pub(crate) fn is_unspaced(&self) -> bool {
         self.scripts.iter().any(|script| matches!(script, Script::Han | Script::Thai)) && self.code != "ko"
     }
 

@@ -1,10 +1,12 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
+mod long;
 mod metrics;
 mod operating_points;
 mod perturb;
 pub mod tables;
 
+pub use long::{LongEvaluation, LongKind, LongRecall, evaluate_long};
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
 pub use operating_points::{OperatingPoint, OperatingPoints, with_thresholds};
 pub use perturb::{Perturbation, Perturbed, evaluate_perturbed};
@@ -27,6 +29,9 @@ pub enum EvalError {
     /// There is nothing to measure.
     #[error("no rows to evaluate")]
     NoRows,
+    /// No language has enough rows to build long messages of.
+    #[error("long messages need {0} in-scope and {0} out-of-scope rows of one language, without a flow")]
+    TooFewRows(usize),
     /// The model has never heard of a row's label.
     #[error("{origin}: the model has no label {label:?}; it has {known}")]
     UnknownLabel {
@@ -80,6 +85,9 @@ pub struct Evaluation {
     /// By name of the [`Perturbation`], where [`evaluate_perturbed`] was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perturbed: Option<BTreeMap<String, Perturbed>>,
+    /// Long messages built from the rows, where [`evaluate_long`] was run as well.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub long: Option<LongEvaluation>,
 }
 
 /// What the language head says of the rows of one language.
@@ -187,6 +195,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         calibration: metrics::calibration(&all),
         worst_errors: errors,
         perturbed: None,
+        long: None,
         labels,
     })
 }

@@ -45,7 +45,7 @@ pub struct GuardConfig {
     pub min_margin: f32,
     /// Where a message is far from everything in the training data.
     pub energy: EnergyGate,
-    /// Most tokens of a message that are read, special tokens included.
+    /// Most tokens read in one pass, special tokens included. A longer message is read in windows.
     pub max_tokens: usize,
     /// BCP 47 codes of the languages in the training data.
     #[serde(default)]

@@ -4,6 +4,7 @@ mod bundle;
 mod decision;
 mod shared;
 mod verdict;
+mod windows;
 
 pub use bundle::{Bundle, FILES, LoadError};
 #[cfg(feature = "data")]
@@ -51,6 +52,7 @@ struct Scratch {
     tokenizer: tokenizer::Scratch,
     ids: Vec<u32>,
     logits: Vec<f32>,
+    windows: windows::Scratch,
 }
 
 impl Backend for Encoder {
@@ -182,8 +184,10 @@ impl Guard {
 
     /// Labels a message that arrives outside any flow.
     ///
-    /// Any text is fine. Of a message with more than `max_tokens` tokens (see `guard.json`) the first and the last half
-    /// of that number are read. Text without any visible character has no label and [`Reason::Empty`].
+    /// Any text is fine. A message with more than `max_tokens` tokens (see `guard.json`) is read in overlapping windows,
+    /// so that a general request is found in the middle of business text, and business at the end of a story. All of it
+    /// is read up to 4,096 tokens, beyond that the first and the last half of so many. Text without any visible character
+    /// has no label and [`Reason::Empty`].
     pub fn check(&self, text: &str) -> Verdict {
         self.check_message(None, text)
     }
@@ -204,22 +208,33 @@ impl Guard {
         if text.is_empty() {
             return Verdict::empty(Arc::clone(&self.model));
         }
-        SCRATCH.with_borrow_mut(|Scratch { tokenizer, ids, logits }| {
+        SCRATCH.with_borrow_mut(|Scratch { tokenizer, ids, logits, windows }| {
             ids.clear();
             self.tokenizer.encode(flow, &text, tokenizer, ids);
-            head_and_tail(ids, self.max_tokens);
             logits.clear();
             logits.resize(self.outputs(), 0.0);
-            self.backend.logits(ids, logits);
+            self.run(flow, ids, windows, logits);
             Verdict::decide(Arc::clone(&self.model), logits)
         })
     }
 
-    /// Raw logits of a message, in the order of [`Guard::labels`]: for evaluation and export checks.
+    fn run(&self, flow: Option<Flow>, ids: &[u32], scratch: &mut windows::Scratch, logits: &mut [f32]) {
+        let head = 1 + usize::from(flow.and_then(|flow| self.tokenizer.flow_token(flow)).is_some());
+        let limits = windows::Limits {
+            labels: self.model.labels().len(),
+            max_tokens: self.max_tokens,
+            oos: self.model.oos(),
+            temperature: self.config().temperature,
+        };
+        windows::logits(&*self.backend, limits, ids, head, scratch, logits);
+    }
+
+    /// Raw logits of a message, in the order of [`Guard::labels`]: for evaluation and export checks. Those of a long
+    /// message are put together from its windows.
     pub fn logits(&self, flow: Option<Flow>, text: &str) -> Vec<f32> {
         let ids = self.token_ids(flow, text);
         let mut logits = vec![0.0; self.outputs()];
-        self.backend.logits(&ids, &mut logits);
+        self.run(flow, &ids, &mut windows::Scratch::default(), &mut logits);
         logits.truncate(self.model.labels().len());
         logits
     }
@@ -229,11 +244,10 @@ impl Guard {
         self.model.labels().len() + self.backend.languages()
     }
 
-    /// The token ids that the encoder gets for a message.
+    /// The token ids of a message. The encoder gets them as they are, or in windows where they are more than `max_tokens`.
     pub fn token_ids(&self, flow: Option<Flow>, text: &str) -> Vec<u32> {
         let mut ids = Vec::new();
         self.tokenizer.encode(flow, &text::normalize(text), &mut tokenizer::Scratch::default(), &mut ids);
-        head_and_tail(&mut ids, self.max_tokens);
         ids
     }
 
@@ -269,6 +283,7 @@ impl fmt::Debug for Guard {
 }
 
 /// Cuts `ids` to `most` by taking out its middle: a request stands at the start or the end of a message far more often.
+#[cfg(feature = "train")]
 pub(crate) fn head_and_tail(ids: &mut Vec<u32>, most: usize) {
     if ids.len() > most {
         let head = most.div_ceil(2);

@@ -49,6 +49,10 @@ impl Model {
     pub(super) fn config(&self) -> &GuardConfig {
         &self.config
     }
+
+    pub(super) fn oos(&self) -> Option<usize> {
+        self.oos
+    }
 }
 
 /// Calibrated probabilities, on the stack while there are few labels.
