@@ -229,15 +229,15 @@ fn print(report: &Report<'_>, paths: &[PathBuf]) {
     let measures = |point: &OperatingPoint| [point.false_refusal_rate, point.oos_recall, point.accuracy].map(percent);
     let mut table = Table::new();
     table.load_style(UTF8_FULL_CONDENSED).set_header([
-        "false refusals, at most %",
-        "one threshold:",
-        "false refusals %",
-        "OOS recall %",
-        "accuracy %",
-        "│ one per label:",
-        "false refusals %",
-        "OOS recall %",
-        "accuracy %",
+        "false refusals,\nat most %",
+        "one threshold\nfor all",
+        "false\nrefusals %",
+        "OOS\nrecall %",
+        "\naccuracy %",
+        "│ one for\n│ each",
+        "false\nrefusals %",
+        "OOS\nrecall %",
+        "\naccuracy %",
     ]);
     for choice in &report.points {
         let threshold = choice.common.thresholds.values().next().map(f32::to_string);
