@@ -251,7 +251,10 @@ pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
         ("languages", tables::languages(&evaluation)),
         ("labels", tables::labels(&evaluation)),
         ("confusion", tables::confusion(&evaluation)),
+        ("language head", tables::language_head(&evaluation)),
     ];
+    sections.extend(tables::perturbed(&evaluation).map(|table| ("perturbed", table)));
+    sections.extend(tables::long(&evaluation).map(|table| ("long", table)));
     if let Some(path) = &arguments.probe {
         let probe: Probe =
             serde_json::from_slice(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;

@@ -55,6 +55,54 @@ pub fn labels(evaluation: &Evaluation) -> String {
     out
 }
 
+/// What the language head says, by language.
+pub fn language_head(evaluation: &Evaluation) -> String {
+    let mut out =
+        String::from("| language | rows | named right % | precision % | undecided % |\n|---|---:|---:|---:|---:|");
+    for (code, m) in &evaluation.language_head {
+        let (right, precision, undecided) = (percent(m.recall), percent(m.precision), percent(m.undecided));
+        let _ = write!(out, "\n| {code} | {} | {right} | {precision} | {undecided} |", m.rows);
+    }
+    out.push('\n');
+    out
+}
+
+/// The same rows roughened in several ways, beside the clean ones.
+pub fn perturbed(evaluation: &Evaluation) -> Option<String> {
+    let points = |share: Option<f64>| share.map_or("–".to_owned(), |share| format!("{:+.1}", 100.0 * share));
+    let mut out = String::from(
+        "| changed by | rows changed | accuracy % | change | false refusals % | change | OOS recall % | change |\n\
+         |---|---:|---:|---:|---:|---:|---:|---:|",
+    );
+    for (name, m) in evaluation.perturbed.as_ref()? {
+        let _ = write!(
+            out,
+            "\n| {} | {} | {} | {} | {} | {} | {} | {} |",
+            name.replace('_', " "),
+            m.changed_rows,
+            percent(m.accuracy),
+            points(Some(m.accuracy_difference)),
+            percent(m.false_refusal_rate),
+            points(m.false_refusal_difference),
+            percent(m.oos_recall),
+            points(m.oos_recall_difference)
+        );
+    }
+    out.push('\n');
+    Some(out)
+}
+
+/// Long messages made of the rows.
+pub fn long(evaluation: &Evaluation) -> Option<String> {
+    let mut out = String::from("| long message | texts | right % | the short row alone % |\n|---|---:|---:|---:|");
+    for (kind, m) in &evaluation.long.as_ref()?.overall {
+        let (right, alone) = (percent(m.recall()), percent(m.alone_recall()));
+        let _ = write!(out, "\n| {} | {} | {right} | {alone} |", kind, m.texts);
+    }
+    out.push('\n');
+    Some(out)
+}
+
 /// The confusion matrix: true label down, final label across.
 pub fn confusion(evaluation: &Evaluation) -> String {
     let mut out = String::from("| true \\ said |");

@@ -92,12 +92,12 @@ pub struct Options {
 impl Default for Options {
     fn default() -> Self {
         Options {
-            layers: 3,
-            hidden_size: 192,
-            epochs: 7,
+            layers: 2,
+            hidden_size: 256,
+            epochs: 6,
             batch_size: 64,
-            learning_rate: 1e-3,
-            word_learning_rate: 1e-3,
+            learning_rate: 5e-4,
+            word_learning_rate: 5e-4,
             warmup: 0.06,
             weight_decay: 0.01,
             clip: 1.0,
