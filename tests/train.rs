@@ -214,7 +214,7 @@ fn a_student_nears_its_teacher_resumes_exactly_and_is_a_base() {
     let words = ["where is", "my order", "tomorrow", "a b", "pup", "c d e", "kilo 12", "is it"];
     let texts: Vec<Text> = words
         .iter()
-        .flat_map(|a| words.iter().map(move |b| format!("{a} {b}")))
+        .flat_map(|a| words.map(|b| words.map(|c| format!("{a} {b} {c}"))).into_iter().flatten())
         .flat_map(|text| [(None, text.clone()), (Some(Flow::Order), text)])
         .collect();
     let cache = tempfile::tempdir().unwrap();
