@@ -2,13 +2,13 @@
 
 use super::{
     Failure,
-    train::{DeviceKind, Progress, default_tokenizer},
+    train::{DeviceKind, INTERRUPTED, Progress, default_tokenizer},
 };
 use clap::Args;
 use intentgate::{
     data,
     model::Teacher,
-    train::{self, DistillJob, DistillOptions, Text, TrainError},
+    train::{self, DistillJob, DistillOptions, Text},
 };
 use std::{fs, path::PathBuf, process::ExitCode};
 
@@ -114,14 +114,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     };
     eprintln!("{} texts of {} files", texts.len(), files.len());
     let mut progress = Progress::start("distilling", "cosine of held-out texts", 1.0)?;
-    let distilled = match train::distill(&job, &mut progress) {
-        Err(error @ TrainError::Interrupted(_)) => {
-            progress.abandon();
-            eprintln!("{error}; go on with the same command and --resume");
-            return Ok(ExitCode::from(130));
-        }
-        other => other?,
-    };
+    let result = train::distill(&job, &mut progress);
+    let Some(distilled) = progress.unless_interrupted(result)? else { return Ok(INTERRUPTED.into()) };
     let seconds = progress.finish();
     for (teacher, held_out) in arguments.teacher.iter().zip(&distilled.held_out) {
         eprintln!(

@@ -20,6 +20,8 @@ use std::{
     time::Instant,
 };
 
+/// Exit code of a run that Ctrl-C has stopped, as shells have it.
+pub(super) const INTERRUPTED: u8 = 130;
 /// Where the base encoder lies in this project.
 const DEFAULT_BASE: &str = "models/base";
 
@@ -148,14 +150,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let from = name.map_or("fresh weights".to_owned(), |name| format!("from {name}"));
     eprintln!("{} rows to fit, {} to validate on, {from}", rows.len(), valid.len());
     let mut progress = Progress::start("training", "validation accuracy %", 100.0)?;
-    let trained = match train::train(&job, &mut progress) {
-        Err(error @ TrainError::Interrupted(_)) => {
-            progress.abandon();
-            eprintln!("{error}; go on with the same command and --resume");
-            return Ok(ExitCode::from(130));
-        }
-        other => other?,
-    };
+    let result = train::train(&job, &mut progress);
+    let Some(trained) = progress.unless_interrupted(result)? else { return Ok(INTERRUPTED.into()) };
     let seconds = progress.finish();
     let config = trained.guard.config();
     let best = trained.epochs.iter().rev().find(|epoch| epoch.best);
@@ -240,7 +236,7 @@ impl Progress {
         ctrlc::set_handler(move || {
             if signal.swap(true, Ordering::Relaxed) {
                 // Asked twice: do not wait for the checkpoint.
-                std::process::exit(130);
+                std::process::exit(INTERRUPTED.into());
             }
             eprintln!("\nstopping after this step; once more to stop at once");
         })?;
@@ -248,8 +244,16 @@ impl Progress {
         Ok(Progress { bar, score: (score, times), stop, began: Instant::now(), loss: None })
     }
 
-    pub(super) fn abandon(&self) {
-        self.bar.abandon();
+    /// What came of the run; `None`, with a word on how to go on, where Ctrl-C stopped it.
+    pub(super) fn unless_interrupted<T>(&self, result: Result<T, TrainError>) -> Result<Option<T>, TrainError> {
+        match result {
+            Err(error @ TrainError::Interrupted(_)) => {
+                self.bar.abandon();
+                eprintln!("{error}; go on with the same command and --resume");
+                Ok(None)
+            }
+            other => other.map(Some),
+        }
     }
 
     /// Takes the bar away; returns the seconds since the start.
