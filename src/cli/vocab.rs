@@ -31,9 +31,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .iter()
         .map(|file| {
             bar.inc(1);
-            train::texts(file)
+            Ok(train::texts(file)?.into_iter().map(|(_, text)| text).collect())
         })
-        .collect::<Result<Vec<_>, _>>()?;
+        .collect::<Result<Vec<Vec<String>>, data::DataError>>()?;
     bar.finish_and_clear();
     let (json, report) = train::prune(&tokenizer, &corpora, arguments.size)?;
     fs::write(&arguments.out, &json).map_err(|error| format!("cannot write {}: {error}", arguments.out.display()))?;

@@ -1,6 +1,6 @@
 //! How a guard does on long messages, built from labelled rows: does a request escape in the middle of other text?
 
-use super::{EvalError, lang};
+use super::{EvalError, lang, random::SplitMix64};
 use crate::{
     data::{self, FNV_OFFSET, Row, fnv1a},
     guard::Guard,
@@ -168,7 +168,7 @@ pub fn evaluate_long(
 /// The long messages of one language; none when it has too few rows.
 fn texts<'a>(code: &str, rows: &[&'a Row], oos: &'a str, seed: u64) -> Vec<LongText<'a>> {
     // Of each language's own, so that another language's rows change nothing.
-    let mut random = Random(fnv1a(FNV_OFFSET ^ seed, code.as_bytes()));
+    let mut random = SplitMix64(fnv1a(FNV_OFFSET ^ seed, code.as_bytes()));
     let (general, business): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.label == oos);
     let unspaced = data::language(code).is_some_and(|language| language.is_unspaced());
     // A shorter row ("and 17 × 3?") may mean anything beside other text.
@@ -235,7 +235,7 @@ impl<'a> Deck<'a> {
         Deck { drawn: 0, rows }
     }
 
-    fn draw(&mut self, random: &mut Random) -> &'a Row {
+    fn draw(&mut self, random: &mut SplitMix64) -> &'a Row {
         // One step of the Fisher-Yates shuffle.
         let other = self.drawn + random.below(self.rows.len() - self.drawn);
         self.rows.swap(self.drawn, other);
@@ -245,7 +245,7 @@ impl<'a> Deck<'a> {
     }
 
     /// Texts of rows that have at least this many characters together.
-    fn draw_text(&mut self, characters: usize, random: &mut Random) -> Vec<&'a str> {
+    fn draw_text(&mut self, characters: usize, random: &mut SplitMix64) -> Vec<&'a str> {
         let (mut texts, mut length) = (Vec::new(), 0);
         while length < characters {
             let row = self.draw(random);
@@ -253,19 +253,6 @@ impl<'a> Deck<'a> {
             texts.push(row.text.as_str());
         }
         texts
-    }
-}
-
-/// The SplitMix64 generator (Steele et al., 2014, <https://doi.org/10.1145/2660193.2660195>).
-struct Random(u64);
-
-impl Random {
-    fn below(&mut self, end: usize) -> usize {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        ((z ^ (z >> 31)) % end as u64) as usize
     }
 }
 

@@ -4,6 +4,7 @@ mod long;
 mod metrics;
 mod operating_points;
 mod perturb;
+mod random;
 pub mod tables;
 
 pub use long::{LongEvaluation, LongKind, LongRecall, evaluate_long};

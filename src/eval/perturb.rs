@@ -1,6 +1,6 @@
 //! How well a guard reads text that was roughened, by slips and habits or to slip past a filter.
 
-use super::{EvalError, Evaluation, evaluate};
+use super::{EvalError, Evaluation, evaluate, random::SplitMix64};
 use crate::{
     data::{FNV_OFFSET, Row, fnv1a},
     guard::Guard,
@@ -131,29 +131,6 @@ pub fn evaluate_perturbed(
         results.insert(perturbation.name().to_owned(), result);
     }
     Ok(results)
-}
-
-/// The generator of Steele, Lea and Flood, "Fast splittable pseudorandom number generators" (2014): enough for choosing
-/// letters, and there without `rand`.
-struct SplitMix64(u64);
-
-impl SplitMix64 {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// A number below `n`, or 0.
-    fn below(&mut self, n: usize) -> usize {
-        (self.next() % (n.max(1) as u64)) as usize
-    }
-
-    fn choose<T: Copy>(&mut self, from: &[T]) -> Option<T> {
-        from.get(self.below(from.len())).copied()
-    }
 }
 
 /// A letter that is not a mark and, as in the scripts below U+1000, not a whole syllable or word.

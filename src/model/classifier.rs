@@ -104,15 +104,21 @@ impl Classifier {
     /// Candle's, when the tensors cannot be made on the device.
     pub fn new(config: &EncoderConfig, seed: u64, device: &Device) -> Result<Self> {
         let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut classifier = Classifier::without_words(config, &mut rng, device)?;
+        let count = config.vocab_size * config.hidden_size;
+        classifier.words.replace(initial_values(WORD_EMBEDDINGS, count, config.initializer_range, &mut rng));
+        Ok(classifier)
+    }
+
+    /// Fresh weights but for the word embeddings, of which a large encoder has too many to draw them for nothing.
+    fn without_words(config: &EncoderConfig, rng: &mut ChaCha8Rng, device: &Device) -> Result<Self> {
         let mut variables = BTreeMap::new();
         for (name, shape) in shapes(config) {
             let count = shape.iter().product();
-            let values = initial_values(&name, count, config.initializer_range, &mut rng);
+            let values = initial_values(&name, count, config.initializer_range, rng);
             variables.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, device)?)?);
         }
-        let count = config.vocab_size * config.hidden_size;
-        let words = initial_values(WORD_EMBEDDINGS, count, config.initializer_range, &mut rng);
-        let words = EmbeddingTable::new(words, config.hidden_size);
+        let words = EmbeddingTable::new(Vec::new(), config.hidden_size);
         Ok(Classifier { config: config.clone(), device: device.clone(), pooling: Pooling::First, variables, words })
     }
 
@@ -127,7 +133,7 @@ impl Classifier {
         seed: u64,
         device: &Device,
     ) -> std::result::Result<Self, LoadClassifierError> {
-        let mut classifier = Classifier::new(config, seed, device)?;
+        let mut classifier = Classifier::without_words(config, &mut ChaCha8Rng::seed_from_u64(seed), device)?;
         let labels = config.id2label.len();
         let stored = |name: &str| match name.strip_prefix("bert.") {
             Some(bare) if !file.contains(name) && file.contains(bare) => bare.to_owned(),
@@ -143,31 +149,26 @@ impl Classifier {
             variable.set(&Tensor::from_vec(file.read(&stored, shape)?, shape, device)?)?;
         }
         let shape = [config.vocab_size, config.hidden_size];
-        classifier.words = EmbeddingTable::new(file.read(&stored(WORD_EMBEDDINGS), &shape)?, config.hidden_size);
+        classifier.words.replace(file.read(&stored(WORD_EMBEDDINGS), &shape)?);
         Ok(classifier)
     }
 
     /// Adds a linear layer from the pooled vector to the embeddings of teacher `n`, `width` long. It is not stored.
     pub(crate) fn add_projection(&mut self, n: usize, width: usize, seed: u64) -> Result<()> {
-        let h = self.config.hidden_size;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ (n as u64 + 1));
-        let mut put = |name: String, shape: &[usize]| {
-            let values = initial_values(&name, shape.iter().product(), 1.0 / (h as f64).sqrt(), &mut rng);
-            let variable = Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?;
-            self.variables.insert(name, variable);
-            Ok::<_, candle_core::Error>(())
-        };
-        put(format!("{PROJECTION}{n}.weight"), &[width, h])?;
-        put(format!("{PROJECTION}{n}.bias"), &[width])
+        let deviation = 1.0 / (self.config.hidden_size as f64).sqrt();
+        self.add_linear(&format!("{PROJECTION}{n}"), width, deviation, seed ^ (n as u64 + 1))
     }
 
     /// Adds a head over the pooled vector that tells `languages` apart.
     pub(crate) fn add_language_head(&mut self, languages: usize, seed: u64) -> Result<()> {
-        let h = self.config.hidden_size;
-        let mut rng = ChaCha8Rng::seed_from_u64(seed ^ 0x1a46);
-        for (name, shape) in [("weight", vec![languages, h]), ("bias", vec![languages])] {
-            let name = format!("{LANGUAGE}.{name}");
-            let values = initial_values(&name, shape.iter().product(), self.config.initializer_range, &mut rng);
+        self.add_linear(LANGUAGE, languages, self.config.initializer_range, seed ^ 0x1a46)
+    }
+
+    fn add_linear(&mut self, name: &str, outputs: usize, deviation: f64, seed: u64) -> Result<()> {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        for (part, shape) in [("weight", vec![outputs, self.config.hidden_size]), ("bias", vec![outputs])] {
+            let name = format!("{name}.{part}");
+            let values = initial_values(&name, shape.iter().product(), deviation, &mut rng);
             self.variables.insert(name, Var::from_tensor(&Tensor::from_vec(values, shape, &self.device)?)?);
         }
         Ok(())

@@ -20,7 +20,7 @@ impl EmbeddingTable {
         EmbeddingTable { width, values, four_bit: false }
     }
 
-    /// Puts other values in the place of these, as many.
+    /// Puts other values in the place of these.
     pub(crate) fn replace(&mut self, values: Vec<f32>) {
         self.values = values;
     }

@@ -9,17 +9,18 @@
 use super::{
     Augment, Epoch, Observer, TrainError,
     checkpoint::{self, Checkpoint},
+    corpus::Text,
     embedding_cache::EmbeddingCache,
     fit::{self, Objective, Schedule},
+    vocabulary,
 };
 use crate::{
-    data::{DataError, RowReader},
     engine::EncoderConfig,
     guard::{FILES, head_and_tail},
     label::Flow,
-    model::{Batch, Classifier, Dtype, EmbeddingTable, Teacher, encode_weights},
+    model::{Batch, Classifier, Dtype, Teacher, encode_weights},
     text,
-    tokenizer::{self, Tokenizer, TokenizerError},
+    tokenizer::{self, Tokenizer},
 };
 use candle_core::{D, Device, Tensor};
 use nalgebra::{DMatrix, SymmetricEigen};
@@ -27,7 +28,6 @@ use rand::{RngExt, SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 use std::{
     fs,
-    io::BufReader,
     path::{Path, PathBuf},
 };
 
@@ -91,9 +91,6 @@ impl Default for DistillOptions {
     }
 }
 
-/// A text, with the flow it arrives in where that is known.
-pub type Text = (Option<Flow>, String);
-
 /// What to distil, from which texts, to where.
 pub struct DistillJob<'a> {
     /// The encoders to learn from; the first gives the word embeddings.
@@ -134,29 +131,6 @@ pub struct Distilled {
     pub held_out: Vec<HeldOut>,
 }
 
-/// The texts of a corpus file, at most `most` of them, chosen at random: lines of a text file (`.gz` is unpacked), or the
-/// rows of a `.jsonl` file with their flows, of which none is left out.
-///
-/// # Errors
-/// [`DataError`] when the file cannot be read or a row is broken.
-pub fn corpus_texts(path: &Path, most: usize, seed: u64) -> Result<Vec<Text>, DataError> {
-    if path.extension().is_some_and(|extension| extension == "jsonl") {
-        let io_error = |source| DataError::Io { path: path.into(), source };
-        let reader = BufReader::new(fs::File::open(path).map_err(io_error)?);
-        return RowReader::new(reader, path)
-            .map(|row| {
-                let row = row.map_err(io_error)?.map_err(|first| DataError::Rows { first, count: 1 })?;
-                Ok((row.context, row.text))
-            })
-            .collect();
-    }
-    let mut texts: Vec<String> = super::texts(path)?;
-    texts.retain(|text| !text::normalize(text).is_empty());
-    texts.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
-    texts.truncate(most);
-    Ok(texts.into_iter().map(|text| (None, text)).collect())
-}
-
 /// Distils a base encoder and writes its directory.
 ///
 /// # Errors
@@ -168,7 +142,7 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
     for dir in [job.out, job.cache] {
         fs::create_dir_all(dir).map_err(|source| TrainError::Io { path: dir.into(), source })?;
     }
-    let pieces = pieces(job.tokenizer)?;
+    let pieces: Vec<String> = vocabulary::pieces(job.tokenizer)?.into_iter().map(|(piece, _)| piece).collect();
     let mut targets = Vec::new();
     for teacher in job.teachers {
         let path = job.cache.join(format!("{:016x}.embeddings", teacher.fingerprint()));
@@ -248,14 +222,6 @@ fn check(job: &DistillJob<'_>) -> Result<(), TrainError> {
     Ok(())
 }
 
-/// The vocabulary of a `tokenizer.json`, in order of token id.
-fn pieces(json: &[u8]) -> Result<Vec<String>, TrainError> {
-    let file: serde_json::Value = serde_json::from_slice(json).map_err(TokenizerError::from)?;
-    let vocab: Vec<(String, f64)> =
-        serde_json::from_value(file["model"]["vocab"].clone()).map_err(TokenizerError::from)?;
-    Ok(vocab.into_iter().map(|(piece, _)| piece).collect())
-}
-
 /// A piece as a text of its own.
 fn bare(piece: &str) -> &str {
     piece.trim_start_matches('▁')
@@ -332,7 +298,7 @@ fn initialise_words(student: &mut Classifier, target: &Target<'_>, pieces: &[Str
         }
     }
     values.resize(student.config().vocab_size * hidden, 0.0);
-    student.words = EmbeddingTable::new(values, hidden);
+    student.words.replace(values);
     Ok(())
 }
 

@@ -10,6 +10,7 @@ mod base;
 mod calibrate;
 mod checkpoint;
 mod classification;
+mod corpus;
 mod distill;
 mod embedding_cache;
 mod fit;
@@ -22,10 +23,11 @@ pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
 pub use base::fetch_base;
-pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, Text, corpus_texts, default_cache, distill};
+pub use corpus::{Text, corpus_texts, texts};
+pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, default_cache, distill};
 pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
-pub use vocabulary::{VocabularyError, VocabularyReport, prune, texts};
+pub use vocabulary::{VocabularyError, VocabularyReport, prune};
 
 use crate::{
     data::{Row, fingerprint},

@@ -1,19 +1,12 @@
 //! A small vocabulary cut from a large one, by what our languages use of it.
 
 use crate::{
-    data::{DataError, RowReader},
     label::Flow,
     text,
     tokenizer::{self, Tokenizer, TokenizerError},
 };
-use flate2::read::MultiGzDecoder;
 use serde_json::{Value, json};
-use std::{
-    collections::HashSet,
-    fs,
-    io::{self, BufRead, BufReader, Read},
-    path::Path,
-};
+use std::collections::HashSet;
 
 /// The special tokens that come first, before those of the flows.
 const SPECIAL: [&str; 4] = ["<s>", "<pad>", "</s>", "<unk>"];
@@ -54,24 +47,10 @@ pub struct VocabularyReport {
     pub unknown: f64,
 }
 
-/// The texts of a file: lines of a text file (`.gz` is unpacked), or the `text` of the rows of a `.jsonl` file.
-///
-/// # Errors
-/// [`DataError`] when the file cannot be read or a row is broken.
-pub fn texts(path: &Path) -> Result<Vec<String>, DataError> {
-    let io_error = |source| DataError::Io { path: path.into(), source };
-    let file = fs::File::open(path).map_err(io_error)?;
-    let extension = path.extension().unwrap_or_default();
-    if extension == "jsonl" {
-        let mut texts = Vec::new();
-        for row in RowReader::new(BufReader::new(file), path) {
-            let row = row.map_err(io_error)?.map_err(|first| DataError::Rows { first, count: 1 })?;
-            texts.push(row.text);
-        }
-        return Ok(texts);
-    }
-    let input: Box<dyn Read> = if extension == "gz" { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
-    BufReader::new(input).lines().collect::<io::Result<_>>().map_err(io_error)
+/// The pieces of a `tokenizer.json` with their scores, in order of token id.
+pub(super) fn pieces(tokenizer_json: &[u8]) -> Result<Vec<(String, f64)>, TokenizerError> {
+    let file: Value = serde_json::from_slice(tokenizer_json)?;
+    Ok(serde_json::from_value(file["model"]["vocab"].clone())?)
 }
 
 /// Cuts the vocabulary of a Unigram `tokenizer.json` to `size` pieces and adds the flow tokens.
@@ -89,9 +68,7 @@ pub fn prune(
     size: usize,
 ) -> Result<(Vec<u8>, VocabularyReport), VocabularyError> {
     let large = Tokenizer::from_json(tokenizer_json)?;
-    let file: Value = serde_json::from_slice(tokenizer_json).map_err(TokenizerError::from)?;
-    let vocab: Vec<(String, f64)> =
-        serde_json::from_value(file["model"]["vocab"].clone()).map_err(TokenizerError::from)?;
+    let vocab = pieces(tokenizer_json)?;
     let corpora: Vec<Vec<String>> =
         corpora.iter().map(|texts| texts.iter().map(|text| text::normalize(text)).collect()).collect();
 

@@ -63,9 +63,7 @@ impl Amx {
         if out.is_empty() {
             return;
         }
-        if depth == 0 {
-            out.fill(0.0);
-        }
+        // Without any depth the tiles are of zeros, and the bias is left.
         let steps = depth.div_ceil(DEPTH).max(1);
         let simd = Arch::new();
         // Two tiles each way are computed together, so that every tile that is loaded serves two products.
@@ -113,11 +111,16 @@ impl WithSimd for Finish<'_> {
     }
 }
 
-/// Half of an f32, rounded to nearest even.
+/// An f32 whose upper half is rounded to nearest even; the lower half is to be dropped.
+#[inline(always)]
+fn rounded(x: f32) -> u32 {
+    let bits = x.to_bits();
+    bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
+}
+
 #[inline(always)]
 fn bf16(x: f32) -> u32 {
-    let bits = x.to_bits();
-    bits.wrapping_add(0x7fff + ((bits >> 16) & 1)) >> 16
+    rounded(x) >> 16
 }
 
 #[inline(always)]
@@ -155,10 +158,7 @@ impl WithSimd for Pack<'_> {
                         let row = &row[from..][..width];
                         if let Ok(row) = <&[f32; DEPTH]>::try_from(row) {
                             // Rounded first, joined then: loops that the compiler vectorises, which it does not in one.
-                            let rounded = row.map(|x| {
-                                let bits = x.to_bits();
-                                bits.wrapping_add(0x7fff + ((bits >> 16) & 1))
-                            });
+                            let rounded = row.map(rounded);
                             for (word, [low, high]) in words.iter_mut().zip(rounded.as_chunks::<2>().0) {
                                 let both = u64::from(*low) | (u64::from(*high) << 32);
                                 *word = ((both >> 16) & 0xffff | (both >> 32) & 0xffff_0000) as u32;
