@@ -55,13 +55,31 @@ fn four_bit_embeddings_change_logits_little() {
 
 #[test]
 fn every_instruction_set_agrees() {
-    let bundle = Tiny::default().bundle();
-    let reference = Guard::from_bundle_for(&bundle, Isa::available()[0]).unwrap();
-    for isa in Isa::available() {
-        let guard = Guard::from_bundle_for(&bundle, isa).unwrap();
-        for text in ["?", "where is my order tomorrow 123", &"a b c ".repeat(50)] {
-            for (x, y) in guard.logits(None, text).iter().zip(reference.logits(None, text)) {
-                assert!((x - y).abs() < 1e-4, "{isa}: {x} {y}");
+    // A byte that is rounded the other way moves logits by a little.
+    for (tiny, tolerance) in [(Tiny::default(), 1e-4), (Tiny { eight_bit: Some(".layer."), ..Tiny::default() }, 0.01)] {
+        let bundle = tiny.bundle();
+        let reference = Guard::from_bundle_for(&bundle, Isa::available()[0]).unwrap();
+        for isa in Isa::available() {
+            let guard = Guard::from_bundle_for(&bundle, isa).unwrap();
+            for text in ["?", "where is my order tomorrow 123", &"a b c ".repeat(50)] {
+                for (x, y) in guard.logits(None, text).iter().zip(reference.logits(None, text)) {
+                    assert!((x - y).abs() < tolerance, "{isa}: {x} {y}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn eight_bit_layers_change_logits_little() {
+    // All of a layer, and each input of the layers that share one.
+    for part in [".layer.", ".query", ".key", "pooler"] {
+        let eight_bit = Guard::from_bundle(&Tiny { eight_bit: Some(part), ..Tiny::default() }.bundle()).unwrap();
+        for text in ["where is my order?", "tomorrow", "pup e f"] {
+            let (exact, eight_bit) = (guard().logits(None, text), eight_bit.logits(None, text));
+            assert_ne!(eight_bit, exact, "{part}");
+            for (x, y) in eight_bit.iter().zip(exact) {
+                assert!((x - y).abs() < 0.05, "{part} {text}: {x} {y}");
             }
         }
     }
@@ -215,8 +233,13 @@ fn files_that_do_not_fit_are_named() {
 
 #[test]
 fn weights_that_overflow_are_found_by_the_probe() {
-    let tiny = Tiny { gain: 1e30, ..Tiny::default() };
-    assert!(matches!(Guard::from_bundle(&tiny.bundle()), Err(LoadError::Backend(_))));
+    for isa in Isa::available() {
+        for eight_bit in [None, Some(".layer.")] {
+            let tiny = Tiny { gain: 1e30, eight_bit, ..Tiny::default() };
+            let loaded = Guard::from_bundle_for(&tiny.bundle(), isa);
+            assert!(matches!(loaded, Err(LoadError::Backend(_))), "{isa} {eight_bit:?}");
+        }
+    }
     let tiny = Tiny { gain: f32::NAN, ..Tiny::default() };
     assert!(matches!(Guard::from_bundle(&tiny.bundle()), Err(LoadError::Weights(_))));
 }

@@ -2,35 +2,34 @@
 
 use super::{
     config::EncoderConfig,
-    kernels::{Isa, Linear},
+    kernels::{AttentionScratch, Buffer, Input, Isa, Linear, Norm, Part, Scale, Side, TILE_ROWS, join, stride},
     tensors::{Rows, TensorFile, WeightsError},
 };
 
 /// Weights of a BERT sequence classifier, ready to run. Shared between threads without locks.
 #[derive(Debug)]
 pub struct Encoder {
-    hidden: usize,
+    hidden: Side,
     heads: usize,
     labels: usize,
-    epsilon: f32,
     words: Rows,
     vocabulary: usize,
-    /// Position embeddings with row 0 of the token type table added.
-    positions: Vec<f32>,
+    /// Position embeddings with row 0 of the token type table added, in padded rows.
+    positions: Buffer<f32>,
+    longest: usize,
     embedding_norm: Norm,
     layers: Vec<Layer>,
     pooler: Linear,
+    /// The heads: labels, then languages, where the file has a head that tells them apart.
     classifier: Linear,
-    /// The head that tells languages apart, where the file has one.
-    language: Option<Linear>,
+    outputs: usize,
     isa: Isa,
 }
 
 #[derive(Debug)]
 struct Layer {
     query: Linear,
-    key: Linear,
-    value: Linear,
+    key_value: Linear,
     attention_output: Linear,
     attention_norm: Norm,
     up: Linear,
@@ -38,31 +37,41 @@ struct Layer {
     output_norm: Norm,
 }
 
-#[derive(Debug)]
-struct Norm {
-    weight: Vec<f32>,
-    bias: Vec<f32>,
-}
-
 /// Memory for one forward pass; grows to the longest message and is then reused without allocation.
 #[derive(Debug, Default)]
 pub struct Scratch {
-    hidden: Vec<f32>,
-    query: Vec<f32>,
-    key: Vec<f32>,
-    value: Vec<f32>,
-    scores: Vec<f32>,
-    context: Vec<f32>,
-    projected: Vec<f32>,
-    wide: Vec<f32>,
+    hidden: Activations,
+    context: Activations,
+    wide: Activations,
+    query: Buffer<f32>,
+    key_value: Buffer<f32>,
+    projected: Buffer<f32>,
+    attention: AttentionScratch,
 }
 
-/// The first `len` values of a scratch buffer, grown if need be. What they hold is of an earlier pass.
-fn room(buffer: &mut Vec<f32>, len: usize) -> &mut [f32] {
-    if buffer.len() < len {
-        buffer.resize(len, 0.0);
+/// Rows of token vectors, and the same as bytes for int8 layers.
+#[derive(Debug, Default)]
+struct Activations {
+    values: Buffer<f32>,
+    bytes: Buffer<u8>,
+    scales: Vec<Scale>,
+}
+
+impl Activations {
+    /// The first `rows` rows of `width` values as the input of `layers`, quantised if one of them is int8.
+    fn input(&mut self, isa: Isa, layers: &[&Linear], rows: usize, width: usize) -> Input<'_> {
+        let values = self.values.room(rows * stride(width));
+        if !layers.iter().any(|layer| layer.is_int8()) {
+            return Input { values, bytes: &[], scales: &[] };
+        }
+        let bytes = self.bytes.room(rows.next_multiple_of(TILE_ROWS) * width);
+        if self.scales.len() < rows {
+            self.scales.resize(rows, Scale::default());
+        }
+        let scales = &mut self.scales[..rows];
+        isa.quantize(values, width, bytes, scales);
+        Input { values, bytes, scales }
     }
-    &mut buffer[..len]
 }
 
 impl Encoder {
@@ -79,59 +88,103 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::load`].
     pub fn load_for(config: &EncoderConfig, file: &TensorFile<'_>, isa: Isa) -> Result<Self, WeightsError> {
-        let (hidden, wide) = (config.hidden_size, config.intermediate_size);
-        let labels = config.id2label.len();
-        let linear = |name: &str, outputs: usize, inputs: usize| -> Result<Linear, WeightsError> {
-            let weight = file.read(&format!("{name}.weight"), &[outputs, inputs])?;
-            let bias = file.read(&format!("{name}.bias"), &[outputs])?;
-            Ok(Linear::pack(&weight, &bias, inputs))
+        let (width, heads) = (config.hidden_size, config.num_attention_heads);
+        let hidden = Side::plain(width);
+        let wide = Side::plain(config.intermediate_size);
+        let of_heads = Side::heads(heads, width / heads);
+        let linear = |names: &[&str], inputs: Side, outputs: Side| -> Result<Linear, WeightsError> {
+            let matrices = names
+                .iter()
+                .map(|name| {
+                    let weight = file.rows(&format!("{name}.weight"), &[outputs.len(), inputs.len()])?;
+                    Ok((weight, file.read(&format!("{name}.bias"), &[outputs.len()])?))
+                })
+                .collect::<Result<Vec<_>, WeightsError>>()?;
+            Ok(Linear::pack(&matrices, inputs, outputs))
+        };
+        let padded = |values: Vec<f32>| {
+            let rows = values.len() / width;
+            let mut buffer = Buffer::zeros(rows * hidden.row());
+            for (to, from) in
+                buffer.room(rows * hidden.row()).chunks_exact_mut(hidden.row()).zip(values.chunks_exact(width))
+            {
+                to[..width].copy_from_slice(from);
+            }
+            buffer
         };
         let norm = |name: &str| -> Result<Norm, WeightsError> {
             Ok(Norm {
-                weight: file.read(&format!("{name}.weight"), &[hidden])?,
-                bias: file.read(&format!("{name}.bias"), &[hidden])?,
+                weight: padded(file.read(&format!("{name}.weight"), &[width])?),
+                bias: padded(file.read(&format!("{name}.bias"), &[width])?),
+                epsilon: config.layer_norm_eps as f32,
             })
         };
-        let table = |name: &str, rows: usize| file.read(&format!("bert.embeddings.{name}.weight"), &[rows, hidden]);
+        let table = |name: &str, rows: usize| file.read(&format!("bert.embeddings.{name}.weight"), &[rows, width]);
         let mut positions = table("position_embeddings", config.max_position_embeddings)?;
         let types = table("token_type_embeddings", config.type_vocab_size)?;
-        for row in positions.chunks_exact_mut(hidden) {
-            add(row, &types[..hidden]);
+        for row in positions.chunks_exact_mut(width) {
+            add(row, &types[..width]);
         }
         let layers = (0..config.num_hidden_layers)
             .map(|n| {
                 let layer = format!("bert.encoder.layer.{n}");
+                let attention = |name: &str| format!("{layer}.attention.{name}");
                 Ok(Layer {
-                    query: linear(&format!("{layer}.attention.self.query"), hidden, hidden)?,
-                    key: linear(&format!("{layer}.attention.self.key"), hidden, hidden)?,
-                    value: linear(&format!("{layer}.attention.self.value"), hidden, hidden)?,
-                    attention_output: linear(&format!("{layer}.attention.output.dense"), hidden, hidden)?,
-                    attention_norm: norm(&format!("{layer}.attention.output.LayerNorm"))?,
-                    up: linear(&format!("{layer}.intermediate.dense"), wide, hidden)?,
-                    down: linear(&format!("{layer}.output.dense"), hidden, wide)?,
+                    query: linear(&[&attention("self.query")], hidden, of_heads)?,
+                    key_value: linear(&[&attention("self.key"), &attention("self.value")], hidden, of_heads)?,
+                    attention_output: linear(&[&attention("output.dense")], of_heads, hidden)?,
+                    attention_norm: norm(&attention("output.LayerNorm"))?,
+                    up: linear(&[&format!("{layer}.intermediate.dense")], hidden, wide)?,
+                    down: linear(&[&format!("{layer}.output.dense")], wide, hidden)?,
                     output_norm: norm(&format!("{layer}.output.LayerNorm"))?,
                 })
             })
             .collect::<Result<_, WeightsError>>()?;
-        let language = match file.shape("language.weight").as_deref() {
-            Some(&[languages, _]) => Some(linear("language", languages, hidden)?),
-            _ => None,
-        };
-        Ok(Encoder {
+        let labels = config.id2label.len();
+        // The heads in one matrix, in f32: they are small, and their rounding would go straight into the logits.
+        let mut outputs = labels;
+        let mut head = file.read("classifier.weight", &[labels, width])?;
+        let mut bias = file.read("classifier.bias", &[labels])?;
+        if let Some(&[languages, _]) = file.shape("language.weight").as_deref() {
+            head.extend(file.read("language.weight", &[languages, width])?);
+            bias.extend(file.read("language.bias", &[languages])?);
+            outputs += languages;
+        }
+        let mut encoder = Encoder {
             hidden,
-            heads: config.num_attention_heads,
+            heads,
             labels,
-            epsilon: config.layer_norm_eps as f32,
-            words: file.rows("bert.embeddings.word_embeddings.weight", &[config.vocab_size, hidden])?,
+            words: file.rows("bert.embeddings.word_embeddings.weight", &[config.vocab_size, width])?,
             vocabulary: config.vocab_size,
-            positions,
+            longest: config.max_position_embeddings,
+            positions: padded(positions),
             embedding_norm: norm("bert.embeddings.LayerNorm")?,
             layers,
-            pooler: linear("bert.pooler.dense", hidden, hidden)?,
-            classifier: linear("classifier", labels, hidden)?,
-            language,
+            pooler: linear(&["bert.pooler.dense"], hidden, hidden)?,
+            classifier: Linear::pack(&[(Rows::F32(head), bias)], hidden, Side::last(outputs)),
+            outputs,
             isa,
-        })
+        };
+        join(encoder.parts());
+        Ok(encoder)
+    }
+
+    /// All that is read for every message, in this order.
+    fn parts(&mut self) -> Vec<&mut dyn Part> {
+        let mut parts: Vec<&mut dyn Part> = Vec::new();
+        parts.extend(self.embedding_norm.parts());
+        for layer in &mut self.layers {
+            parts.extend(layer.key_value.parts());
+            parts.extend(layer.query.parts());
+            parts.extend(layer.attention_output.parts());
+            parts.extend(layer.attention_norm.parts());
+            parts.extend(layer.up.parts());
+            parts.extend(layer.down.parts());
+            parts.extend(layer.output_norm.parts());
+        }
+        parts.extend(self.pooler.parts());
+        parts.extend(self.classifier.parts());
+        parts
     }
 
     /// The instruction set in use.
@@ -141,7 +194,7 @@ impl Encoder {
 
     /// How many languages the model tells apart; 0 without a language head.
     pub fn languages(&self) -> usize {
-        self.language.as_ref().map_or(0, |head| head.outputs)
+        self.outputs - self.labels
     }
 
     /// Logits of one message, one per label and then one per language.
@@ -154,104 +207,66 @@ impl Encoder {
             logits.fill(f32::NAN);
             return;
         }
-        self.embed(ids, room(&mut scratch.hidden, ids.len() * self.hidden));
+        let (isa, row) = (self.isa, self.hidden.row());
+        self.embed(ids, scratch.hidden.values.room(ids.len() * stride(row)));
         for (n, layer) in self.layers.iter().enumerate() {
             let last = n + 1 == self.layers.len();
             self.run_layer(layer, ids.len(), if last { 1 } else { ids.len() }, scratch);
         }
-        let pooled = room(&mut scratch.projected, self.hidden);
-        self.isa.linear(&self.pooler, &scratch.hidden[..self.hidden], pooled);
-        for x in pooled.iter_mut() {
-            *x = x.tanh();
-        }
-        let out = room(&mut scratch.wide, self.labels + self.languages());
-        let (labels, languages) = out.split_at_mut(self.labels);
-        self.isa.linear(&self.classifier, pooled, labels);
-        if let Some(head) = &self.language {
-            self.isa.linear(head, pooled, languages);
-        }
-        for (logit, &value) in logits.iter_mut().zip(&*out) {
+        let Scratch { hidden, context, projected, .. } = scratch;
+        let pooled = context.values.room(stride(row));
+        isa.linear(&self.pooler, hidden.input(isa, &[&self.pooler], 1, row), pooled);
+        isa.tanh(pooled);
+        let out = projected.room(stride(self.classifier.outputs()));
+        isa.linear(&self.classifier, Input { values: pooled, bytes: &[], scales: &[] }, out);
+        for (logit, &value) in logits.iter_mut().zip(&out[..self.outputs]) {
             *logit = value;
         }
     }
 
     fn embed(&self, ids: &[u32], hidden: &mut [f32]) {
-        let last_position = self.positions.len() / self.hidden - 1;
-        for (t, (row, &id)) in hidden.chunks_exact_mut(self.hidden).zip(ids).enumerate() {
+        let width = self.hidden.len();
+        let positions = self.positions.as_slice().chunks_exact(self.hidden.row());
+        let last = self.longest - 1;
+        let positions = positions.clone().take(self.longest).chain(positions.skip(last).cycle());
+        for ((row, &id), position) in hidden.chunks_exact_mut(stride(self.hidden.row())).zip(ids).zip(positions) {
+            let (row, padding) = row.split_at_mut(width);
             self.words.copy((id as usize).min(self.vocabulary - 1), row);
-            add(row, &self.positions[t.min(last_position) * self.hidden..][..self.hidden]);
-            self.normalize(&self.embedding_norm, row);
+            add(row, position);
+            padding.fill(0.0);
         }
+        self.isa.add_normalize(&self.embedding_norm, width, &[], hidden);
     }
 
     /// One transformer layer over `tokens` rows of `scratch.hidden`, written back for the first `wanted` of them.
     fn run_layer(&self, layer: &Layer, tokens: usize, wanted: usize, scratch: &mut Scratch) {
-        let (h, isa) = (self.hidden, self.isa);
-        let Scratch { hidden, query, key, value, scores, context, projected, wide } = scratch;
-        let hidden = room(hidden, tokens * h);
-        let key = room(key, tokens * h);
-        let value = room(value, tokens * h);
-        isa.linear(&layer.key, hidden, key);
-        isa.linear(&layer.value, hidden, value);
-        let hidden = &mut hidden[..wanted * h];
-        let query = room(query, wanted * h);
-        isa.linear(&layer.query, hidden, query);
-        let context = room(context, wanted * h);
-        self.attend(query, key, value, room(scores, tokens), context);
+        let (isa, width, row) = (self.isa, self.hidden.len(), self.hidden.row());
+        let Scratch { hidden, context, wide, query, key_value, projected, attention } = scratch;
+        let key_value = key_value.room(tokens * stride(layer.key_value.outputs()));
+        let of_heads = layer.query.outputs();
+        let query = query.room(wanted * stride(of_heads));
+        let input = hidden.input(isa, &[&layer.key_value, &layer.query], tokens, row);
+        isa.linear(&layer.key_value, input, key_value);
+        isa.linear(&layer.query, input.first(wanted, row), query);
+        let attended = context.values.room(wanted * stride(of_heads));
+        isa.attend((self.heads, width / self.heads), query, key_value, attention, attended);
 
-        let projected = room(projected, wanted * h);
-        isa.linear(&layer.attention_output, context, projected);
-        self.add_and_normalize(&layer.attention_norm, projected, hidden);
-        let wide = room(wide, wanted * layer.up.outputs);
-        isa.linear(&layer.up, hidden, wide);
-        isa.gelu(wide);
-        isa.linear(&layer.down, wide, projected);
-        self.add_and_normalize(&layer.output_norm, projected, hidden);
-    }
-
-    /// Softmax attention, head by head: `context` for every row of `query` over all rows of `key` and `value`.
-    fn attend(&self, query: &[f32], key: &[f32], value: &[f32], scores: &mut [f32], context: &mut [f32]) {
-        let (h, width) = (self.hidden, self.hidden / self.heads);
-        let scale = 1.0 / (width as f32).sqrt();
-        for (query, context) in query.chunks_exact(h).zip(context.chunks_exact_mut(h)) {
-            for head in (0..h).step_by(width) {
-                let query = &query[head..][..width];
-                let mut highest = f32::NEG_INFINITY;
-                for (score, key) in scores.iter_mut().zip(key.chunks_exact(h)) {
-                    *score = dot(query, &key[head..][..width]) * scale;
-                    highest = highest.max(*score);
-                }
-                let mut total = 0.0;
-                for score in scores.iter_mut() {
-                    *score = (*score - highest).exp();
-                    total += *score;
-                }
-                let context = &mut context[head..][..width];
-                context.fill(0.0);
-                for (&score, value) in scores.iter().zip(value.chunks_exact(h)) {
-                    for (context, value) in context.iter_mut().zip(&value[head..][..width]) {
-                        *context += score / total * value;
-                    }
-                }
-            }
+        let projected = projected.room(wanted * stride(row));
+        isa.linear(
+            &layer.attention_output,
+            context.input(isa, &[&layer.attention_output], wanted, of_heads),
+            projected,
+        );
+        isa.add_normalize(&layer.attention_norm, width, projected, hidden.values.room(wanted * stride(row)));
+        let up = wide.values.room(wanted * stride(layer.up.outputs()));
+        isa.linear(&layer.up, hidden.input(isa, &[&layer.up], wanted, row), up);
+        if layer.down.is_int8() {
+            isa.coarse_gelu(up);
+        } else {
+            isa.gelu(up);
         }
-    }
-
-    /// `hidden = norm(hidden + update)`, row by row.
-    fn add_and_normalize(&self, norm: &Norm, update: &[f32], hidden: &mut [f32]) {
-        for (row, update) in hidden.chunks_exact_mut(self.hidden).zip(update.chunks_exact(self.hidden)) {
-            add(row, update);
-            self.normalize(norm, row);
-        }
-    }
-
-    fn normalize(&self, norm: &Norm, row: &mut [f32]) {
-        let mean = row.iter().sum::<f32>() / row.len() as f32;
-        let variance = row.iter().map(|x| (x - mean) * (x - mean)).sum::<f32>() / row.len() as f32;
-        let scale = 1.0 / (variance + self.epsilon).sqrt();
-        for ((x, weight), bias) in row.iter_mut().zip(&norm.weight).zip(&norm.bias) {
-            *x = (*x - mean) * scale * weight + bias;
-        }
+        isa.linear(&layer.down, wide.input(isa, &[&layer.down], wanted, layer.up.outputs()), projected);
+        isa.add_normalize(&layer.output_norm, width, projected, hidden.values.room(wanted * stride(row)));
     }
 }
 
@@ -259,17 +274,4 @@ fn add(row: &mut [f32], other: &[f32]) {
     for (x, y) in row.iter_mut().zip(other) {
         *x += y;
     }
-}
-
-/// A dot product in eight running sums, which the compiler can keep in vector registers.
-fn dot(a: &[f32], b: &[f32]) -> f32 {
-    let (a, a_rest) = a.as_chunks::<8>();
-    let (b, b_rest) = b.as_chunks::<8>();
-    let mut sums = [0.0f32; 8];
-    for (a, b) in a.iter().zip(b) {
-        for ((sum, x), y) in sums.iter_mut().zip(a).zip(b) {
-            *sum += x * y;
-        }
-    }
-    sums.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(x, y)| x * y).sum::<f32>()
 }

@@ -5,8 +5,10 @@
 //! token reaches the pooler, the last layer computes keys and values for every token but queries, the output projection
 //! and the feed-forward block for the first token alone.
 //!
-//! Weights are f32 in memory, packed for the kernels, except the word embeddings, which stay as they are stored (f32,
-//! f16, bf16, int8 with a scale per row or 4 bits with a scale per group) and are widened row by row.
+//! Matrices that are stored at 8 bits are multiplied at 8 bits: the rows of token vectors are quantised on the way, each with
+//! a step and a zero of its own (Jacob et al., 2018, <https://arxiv.org/abs/1712.05877>), and sums are whole numbers. All
+//! others are widened to f32. The word embeddings stay as they are stored (f32, f16, bf16, int8 with a scale per row or 4
+//! bits with a scale per group) and are widened row by row. README.md beside this file says where the time goes.
 
 mod config;
 mod encoder;

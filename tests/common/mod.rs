@@ -61,6 +61,8 @@ pub struct Tiny {
     pub gain: f32,
     /// Stores the word embeddings at 4 bits, with steps of an eighth of the gain.
     pub four_bit: bool,
+    /// Stores the matrices with this in their names at 8 bits, with steps of a 127th of the gain.
+    pub eight_bit: Option<&'static str>,
 }
 
 impl Default for Tiny {
@@ -68,7 +70,7 @@ impl Default for Tiny {
         let mut config = EncoderConfig::new(PIECES.len(), 2, 32, &LABELS.map(String::from));
         config.num_attention_heads = 2;
         config.max_position_embeddings = 24;
-        Tiny { config, seed: 1, gain: 0.3, four_bit: false }
+        Tiny { config, seed: 1, gain: 0.3, four_bit: false, eight_bit: None }
     }
 }
 
@@ -130,6 +132,11 @@ impl Tiny {
                 let scales = f16::from_f32(self.gain / 8.0).to_le_bytes().repeat(values.len() / 32);
                 tensors.insert(format!("{name}.scale"), (Dtype::F16, vec![shape[0], shape[1] / 32], scales));
                 tensors.insert(name, (Dtype::U8, vec![shape[0], shape[1] / 2], bytes));
+            } else if shape.len() == 2 && self.eight_bit.is_some_and(|part| name.contains(part)) {
+                let bytes = values.iter().map(|x| (x * 127.0).round().clamp(-127.0, 127.0) as i8 as u8).collect();
+                let scales = (self.gain / 127.0).to_le_bytes().repeat(shape[0]);
+                tensors.insert(format!("{name}.scale"), (Dtype::F32, vec![shape[0]], scales));
+                tensors.insert(name, (Dtype::I8, shape, bytes));
             } else {
                 values.iter_mut().for_each(|x| *x *= self.gain);
                 let bytes = values.iter().flat_map(|x| x.to_le_bytes()).collect();

@@ -1,14 +1,13 @@
-//! Matrix products on the tile unit (AMX) of recent Intel CPUs, for training: bf16 operands, f32 sums.
+//! Products for training: bf16 operands, f32 sums.
 //!
-//! Tiles are 16 rows of 64 bytes. An operand is packed into tiles first, a pair of neighbours along the summed dimension
+//! An operand is packed into tiles first, a pair of neighbours along the summed dimension
 //! to a 32-bit word; a tile of the left operand has an output row in each row, one of the right operand an output column
-//! in each column. Instructions are written in assembly because the intrinsics are not stable yet.
+//! in each column.
 
+use super::{Amx, SIDE, configure, release};
 use pulp::{Arch, Simd, WithSimd};
-use std::{arch::asm, sync::OnceLock};
+use std::arch::asm;
 
-/// Rows of a tile, and 32-bit words in a row.
-const SIDE: usize = 16;
 /// Values of the summed dimension in one tile.
 const DEPTH: usize = 2 * SIDE;
 
@@ -44,17 +43,7 @@ impl Matrix<'_> {
     }
 }
 
-/// The tile unit, permitted by the operating system.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Amx(());
-
 impl Amx {
-    /// The unit, where CPU and operating system have it. Asks the latter for permission once per process.
-    pub(crate) fn detect() -> Option<Self> {
-        static PERMITTED: OnceLock<bool> = OnceLock::new();
-        PERMITTED.get_or_init(|| has_instructions() && ask_permission()).then_some(Amx(()))
-    }
-
     /// `out = left * rightᵀ + bias`, in the sense that `out[i][j]` sums `left(i, k) * right(j, k)` over `k`. `out` is
     /// row-major; `bias`, if given, has a value for each of its columns.
     pub(crate) fn multiply(self, left: Matrix<'_>, right: Matrix<'_>, bias: Option<&[f32]>, out: &mut [f32]) {
@@ -70,7 +59,7 @@ impl Amx {
         let left = simd.dispatch(Pack { matrix: left, transposed: left.sum == Sum::Rows, steps });
         let right = simd.dispatch(Pack { matrix: right, transposed: right.sum == Sum::Columns, steps });
         let mut block = [[0.0f32; DEPTH]; DEPTH];
-        configure();
+        configure(self);
         for (j, right) in right.chunks_exact(2 * steps).enumerate() {
             for (i, left) in left.chunks_exact(2 * steps).enumerate() {
                 product(left, right, steps, &mut block);
@@ -78,7 +67,7 @@ impl Amx {
                 simd.dispatch(Finish { block: &block, bias, out, columns, first: j * DEPTH });
             }
         }
-        release();
+        release(self);
     }
 }
 
@@ -200,30 +189,6 @@ impl WithSimd for Pack<'_> {
     }
 }
 
-/// Tile shapes: 8 tiles of 16 rows and 64 bytes.
-#[repr(C, align(64))]
-struct Shapes {
-    palette: u8,
-    start_row: u8,
-    reserved: [u8; 14],
-    row_bytes: [u16; 16],
-    rows: [u8; 16],
-}
-
-fn configure() {
-    let mut shapes = Shapes { palette: 1, start_row: 0, reserved: [0; 14], row_bytes: [0; 16], rows: [0; 16] };
-    shapes.row_bytes[..8].fill(64);
-    shapes.rows[..8].fill(SIDE as u8);
-    // SAFETY: an `Amx` exists, so the instructions do and are permitted; `shapes` is the 64 bytes that are read, a valid
-    // configuration of palette 1.
-    unsafe { asm!("ldtilecfg [{}]", in(reg) &raw const shapes, options(nostack, readonly)) }
-}
-
-fn release() {
-    // SAFETY: an `Amx` exists; the tiles are not used after this.
-    unsafe { asm!("tilerelease", options(nostack, nomem)) }
-}
-
 /// The product of two rows of tiles with two columns of tiles, `steps` tiles long each, one after the other.
 fn product(left: &[Tile], right: &[Tile], steps: usize, out: &mut [[f32; DEPTH]; DEPTH]) {
     assert!(steps > 0 && left.len() == 2 * steps && right.len() == 2 * steps);
@@ -268,42 +233,6 @@ fn product(left: &[Tile], right: &[Tile], steps: usize, out: &mut [[f32; DEPTH];
             options(nostack)
         );
     }
-}
-
-fn has_instructions() -> bool {
-    use std::arch::x86_64::__cpuid_count;
-    const TILE: u32 = 1 << 24;
-    const BF16: u32 = 1 << 22;
-    if __cpuid_count(0, 0).eax < 7 {
-        return false;
-    }
-    __cpuid_count(7, 0).edx & (TILE | BF16) == TILE | BF16
-}
-
-/// Linux keeps the large tile registers from a process until it asks for them.
-#[cfg(target_os = "linux")]
-fn ask_permission() -> bool {
-    const ARCH_PRCTL: usize = 158;
-    const ARCH_REQ_XCOMP_PERM: usize = 0x1023;
-    const XFEATURE_XTILEDATA: usize = 18;
-    let result: isize;
-    // SAFETY: the system call reads no memory of ours; it clobbers what is declared.
-    unsafe {
-        asm!(
-            "syscall",
-            inout("rax") ARCH_PRCTL => result,
-            in("rdi") ARCH_REQ_XCOMP_PERM,
-            in("rsi") XFEATURE_XTILEDATA,
-            out("rcx") _, out("r11") _,
-            options(nostack)
-        );
-    }
-    result == 0
-}
-
-#[cfg(not(target_os = "linux"))]
-fn ask_permission() -> bool {
-    false
 }
 
 #[cfg(test)]
