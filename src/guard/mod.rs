@@ -49,6 +49,8 @@ thread_local! {
 
 #[derive(Default)]
 struct Scratch {
+    text: text::Scratch,
+    normal: String,
     tokenizer: tokenizer::Scratch,
     ids: Vec<u32>,
     logits: Vec<f32>,
@@ -204,13 +206,13 @@ impl Guard {
 
     /// Labels a message; `flow` is `None` outside any flow.
     pub fn check_message(&self, flow: Option<Flow>, text: &str) -> Verdict {
-        let text = text::normalize(text);
-        if text.is_empty() {
-            return Verdict::empty(Arc::clone(&self.model));
-        }
-        SCRATCH.with_borrow_mut(|Scratch { tokenizer, ids, logits, windows }| {
+        SCRATCH.with_borrow_mut(|Scratch { text: scratch, normal, tokenizer, ids, logits, windows }| {
+            text::normalize_into(text, scratch, normal);
+            if normal.is_empty() {
+                return Verdict::empty(Arc::clone(&self.model));
+            }
             ids.clear();
-            self.tokenizer.encode(flow, &text, tokenizer, ids);
+            self.tokenizer.encode(flow, normal, tokenizer, ids);
             logits.clear();
             logits.resize(self.outputs(), 0.0);
             self.run(flow, ids, windows, logits);

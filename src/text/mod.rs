@@ -23,6 +23,7 @@
 //! our `tokenizer.json` (NFKC, lower case, white space), so that Python users of the same file see the same pieces.
 
 mod homoglyph;
+mod plain;
 #[cfg(feature = "train")]
 mod romanize;
 mod spelled;
@@ -53,26 +54,44 @@ const MAX_MARKS: usize = 4;
 /// ```
 pub fn normalize(text: &str) -> String {
     let mut out = String::with_capacity(text.len());
-    if text.is_ascii() {
-        squeeze(text.chars().map(|c| c.to_ascii_lowercase()), &mut out);
-        if !spelled::may_be_spelled_out(out.as_bytes()) {
-            return out;
-        }
-        out.clear();
-    }
-    let mut folded: Vec<char> = visible(text).nfkc().map(homoglyph::plain).collect();
-    spelled::join_letters(&mut folded);
-    // Before lower-casing, which hides that В looks like B; and after it, when Г has become the γ that looks like y.
-    homoglyph::fold_words(&mut folded);
-    let mut folded: Vec<char> = lowercase(folded).nfkc().collect();
-    homoglyph::fold_words(&mut folded);
-    squeeze(folded.into_iter().nfkc(), &mut out);
+    normalize_into(text, &mut Scratch::default(), &mut out);
     out
 }
 
+/// Memory that [`normalize_into`] works in; reuse it to avoid allocation.
+#[derive(Debug, Default)]
+pub struct Scratch {
+    folded: Vec<char>,
+    lower: Vec<char>,
+    spelled: spelled::Scratch,
+}
+
+/// Writes what [`normalize`] returns to `out`, in place of what it holds.
+pub fn normalize_into(text: &str, scratch: &mut Scratch, out: &mut String) {
+    out.clear();
+    if !plain::normalize(text, out) {
+        out.clear();
+        normalize_at_length(text, scratch, out);
+    }
+}
+
+/// The whole pipeline, for any text.
+fn normalize_at_length(text: &str, scratch: &mut Scratch, out: &mut String) {
+    let Scratch { folded, lower, spelled } = scratch;
+    folded.clear();
+    folded.extend(visible(text).nfkc().map(homoglyph::plain));
+    spelled::join_letters(folded, spelled);
+    // Before lower-casing, which hides that В looks like B; and after it, when Г has become the γ that looks like y.
+    homoglyph::fold_words(folded);
+    lower.clear();
+    lower.extend(lowercase(folded).nfkc());
+    homoglyph::fold_words(lower);
+    squeeze(lower.iter().copied().nfkc(), out);
+}
+
 /// Lower case by the mapping of each character alone; `İ` becomes a plain `i`.
-fn lowercase(chars: Vec<char>) -> impl Iterator<Item = char> {
-    chars.into_iter().flat_map(|c| {
+fn lowercase(chars: &[char]) -> impl Iterator<Item = char> {
+    chars.iter().flat_map(|&c| {
         let (plain, mapped) = if c == 'İ' { (Some('i'), None) } else { (None, Some(c.to_lowercase())) };
         plain.into_iter().chain(mapped.into_iter().flatten())
     })

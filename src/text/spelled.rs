@@ -9,29 +9,38 @@ const PICTOGRAPH_GAPS: usize = 3;
 /// Gaps of any kind. One more than `R.S.V.P.` and `ش.ذ.م.م.` have.
 const GAPS: usize = 4;
 
-/// Single letters, each parted from the next by a gap.
-#[derive(Default)]
-struct Spelled {
+/// Memory that [`join_letters`] works in.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    words: Vec<Spelled>,
+    /// The gaps of all words, in order.
     gaps: Vec<Range<usize>>,
+}
+
+/// Single letters, each parted from the next by a gap.
+#[derive(Clone, Copy, Debug, Default)]
+struct Spelled {
+    gaps: usize,
     pictographs: usize,
 }
 
 impl Spelled {
     fn is_certain(&self) -> bool {
-        self.pictographs >= PICTOGRAPH_GAPS || self.gaps.len() >= GAPS
+        self.pictographs >= PICTOGRAPH_GAPS || self.gaps >= GAPS
     }
 
     /// Short words prove nothing alone; beside a certain one, only what may be `p.m.` is left.
     fn is_likely(&self) -> bool {
-        self.gaps.len() >= 2 || self.pictographs > 0
+        self.gaps >= 2 || self.pictographs > 0
     }
 }
 
 /// Takes the gaps out of words that are spelled out letter by letter, where at least one word of the text certainly is.
 ///
 /// The result never has such a word: letters that were joined are no longer single.
-pub(super) fn join_letters(text: &mut Vec<char>) {
-    let mut words = Vec::new();
+pub(super) fn join_letters(text: &mut Vec<char>, Scratch { words, gaps }: &mut Scratch) {
+    words.clear();
+    gaps.clear();
     let mut word = Spelled::default();
     let mut letter_before: Option<Range<usize>> = None;
     let mut at = 0;
@@ -49,10 +58,11 @@ pub(super) fn join_letters(text: &mut Vec<char>) {
         };
         match gap {
             Some((gap, is_pictograph)) => {
-                word.gaps.push(gap);
+                gaps.push(gap);
+                word.gaps += 1;
                 word.pictographs += usize::from(is_pictograph);
             }
-            None if !word.gaps.is_empty() => words.push(std::mem::take(&mut word)),
+            None if word.gaps > 0 => words.push(std::mem::take(&mut word)),
             None => {}
         }
         letter_before = letter;
@@ -61,7 +71,9 @@ pub(super) fn join_letters(text: &mut Vec<char>) {
     if !words.iter().any(Spelled::is_certain) {
         return;
     }
-    let mut gaps = words.into_iter().filter(Spelled::is_likely).flat_map(|word| word.gaps).peekable();
+    let mut likely = words.iter().flat_map(|word| std::iter::repeat_n(word.is_likely(), word.gaps));
+    gaps.retain(|_| likely.next().unwrap_or(false));
+    let mut gaps = gaps.iter().peekable();
     let mut at = 0;
     text.retain(|_| {
         gaps.next_if(|gap| gap.end <= at);
@@ -80,17 +92,6 @@ fn gap(text: &[char], before: &Range<usize>, after: &Range<usize>) -> Option<(Ra
         }
         between => between.iter().all(|&c| c == '\u{200d}' || is_picture(c)).then_some((gap, true)),
     }
-}
-
-/// Whether lower-case ASCII text may hold a spelled-out word: quick, and never wrong about a "no".
-pub(super) fn may_be_spelled_out(text: &[u8]) -> bool {
-    text.windows(2 * GAPS + 1).any(|window| {
-        is_mark_between_letters(char::from(window[1]))
-            && window.iter().enumerate().all(|(i, &byte)| match i % 2 {
-                0 => byte.is_ascii_lowercase(),
-                _ => is_mark_between_letters(char::from(byte)),
-            })
-    })
 }
 
 fn is_mark_between_letters(c: char) -> bool {
