@@ -179,12 +179,21 @@ fn long_messages_of_a_sure_model_get_what_they_must() {
 
 #[test]
 fn a_batch_is_its_messages_one_by_one() {
-    let guard = guard();
-    let messages = [(None, "where is my order"), (Some(Flow::Appointment), "tomorrow"), (None, " ")];
-    for (verdict, (flow, text)) in guard.check_batch(messages).iter().zip(messages) {
-        let alone = guard.check_message(flow, text);
-        assert_eq!(verdict.label(), alone.label());
-        assert_eq!(verdict.scores().collect::<Vec<_>>(), alone.scores().collect::<Vec<_>>());
+    let long = "a b c ".repeat(50);
+    let few =
+        [(None, "where is my order"), (Some(Flow::Appointment), "tomorrow"), (None, " "), (None, &long), (None, "?")];
+    let messages: Vec<_> = few.into_iter().cycle().take(83).collect();
+    let guards = [Tiny::default(), Tiny { eight_bit: Some(".layer."), ..Tiny::default() }];
+    for guard in guards.map(|tiny| Guard::from_bundle(&tiny.bundle()).unwrap()) {
+        let verdicts = guard.check_batch(messages.clone());
+        assert_eq!(verdicts.len(), messages.len());
+        for (verdict, &(flow, text)) in verdicts.iter().zip(&messages) {
+            let alone = guard.check_message(flow, text);
+            assert_eq!((verdict.label(), verdict.reason()), (alone.label(), alone.reason()), "{text}");
+            for ((_, x), (_, y)) in verdict.scores().zip(alone.scores()) {
+                assert!((x - y).abs() < 1e-5, "{text}: {x} {y}");
+            }
+        }
     }
 }
 

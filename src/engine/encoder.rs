@@ -6,6 +6,8 @@ use super::{
     tensors::{Rows, TensorFile, WeightsError},
 };
 
+use std::ops::Range;
+
 /// Weights of a BERT sequence classifier, ready to run. Shared between threads without locks.
 #[derive(Debug)]
 pub struct Encoder {
@@ -47,6 +49,8 @@ pub struct Scratch {
     key_value: Buffer<f32>,
     projected: Buffer<f32>,
     attention: AttentionScratch,
+    /// The rows of each message that has any.
+    messages: Vec<Range<usize>>,
 }
 
 /// Rows of token vectors, and the same as bytes for int8 layers.
@@ -203,60 +207,95 @@ impl Encoder {
     /// or a position beyond that is read as the last one there is. Without any id every logit is NaN. `logits` takes as
     /// many values as it has room for.
     pub fn logits(&self, ids: &[u32], scratch: &mut Scratch, logits: &mut [f32]) {
-        if ids.is_empty() {
-            logits.fill(f32::NAN);
+        self.logits_batch(ids, &[ids.len()], scratch, logits);
+    }
+
+    /// Logits of several messages in one pass, in which a weight that is read serves all of them.
+    ///
+    /// `ids` holds the messages one behind the other, each as for [`Encoder::logits`], and `lengths` how many tokens each
+    /// has, together as many as there are. `logits` is cut into as many equal rows as there are messages.
+    pub fn logits_batch(&self, ids: &[u32], lengths: &[usize], scratch: &mut Scratch, logits: &mut [f32]) {
+        logits.fill(f32::NAN);
+        let Some(wanted) = logits.len().checked_div(lengths.len()).filter(|&wanted| wanted > 0) else { return };
+        let (isa, row) = (self.isa, self.hidden.row());
+        scratch.messages.clear();
+        let mut start = 0;
+        for &length in lengths {
+            let end = ids.len().min(start + length);
+            scratch.messages.extend((start < end).then_some(start..end));
+            start = end;
+        }
+        if scratch.messages.is_empty() {
             return;
         }
-        let (isa, row) = (self.isa, self.hidden.row());
-        self.embed(ids, scratch.hidden.values.room(ids.len() * stride(row)));
+        self.embed(ids, scratch);
         for (n, layer) in self.layers.iter().enumerate() {
-            let last = n + 1 == self.layers.len();
-            self.run_layer(layer, ids.len(), if last { 1 } else { ids.len() }, scratch);
+            self.run_layer(layer, n + 1 == self.layers.len(), scratch);
         }
-        let Scratch { hidden, context, projected, .. } = scratch;
-        let pooled = context.values.room(stride(row));
-        isa.linear(&self.pooler, hidden.input(isa, &[&self.pooler], 1, row), pooled);
+        let Scratch { hidden, context, projected, messages, .. } = scratch;
+        let pooled = context.values.room(messages.len() * stride(row));
+        isa.linear(&self.pooler, hidden.input(isa, &[&self.pooler], messages.len(), row), pooled);
         isa.tanh(pooled);
-        let out = projected.room(stride(self.classifier.outputs()));
+        let outputs = stride(self.classifier.outputs());
+        let out = projected.room(messages.len() * outputs);
         isa.linear(&self.classifier, Input { values: pooled, bytes: &[], scales: &[] }, out);
-        for (logit, &value) in logits.iter_mut().zip(&out[..self.outputs]) {
-            *logit = value;
+        let rows = logits.chunks_exact_mut(wanted).zip(lengths).filter(|&(_, &length)| length > 0);
+        for ((logits, _), out) in rows.zip(out.chunks_exact(outputs)) {
+            logits.iter_mut().zip(&out[..self.outputs]).for_each(|(logit, &value)| *logit = value);
         }
     }
 
-    fn embed(&self, ids: &[u32], hidden: &mut [f32]) {
-        let width = self.hidden.len();
-        let positions = self.positions.as_slice().chunks_exact(self.hidden.row());
-        let last = self.longest - 1;
-        let positions = positions.clone().take(self.longest).chain(positions.skip(last).cycle());
-        for ((row, &id), position) in hidden.chunks_exact_mut(stride(self.hidden.row())).zip(ids).zip(positions) {
-            let (row, padding) = row.split_at_mut(width);
-            self.words.copy((id as usize).min(self.vocabulary - 1), row);
-            add(row, position);
-            padding.fill(0.0);
+    fn embed(&self, ids: &[u32], scratch: &mut Scratch) {
+        let (width, row) = (self.hidden.len(), self.hidden.row());
+        let hidden = scratch.hidden.values.room(ids.len() * stride(row));
+        for message in &scratch.messages {
+            let rows = hidden[message.start * stride(row)..].chunks_exact_mut(stride(row));
+            for (n, (hidden, &id)) in rows.zip(&ids[message.clone()]).enumerate() {
+                let (hidden, padding) = hidden.split_at_mut(width);
+                self.words.copy((id as usize).min(self.vocabulary - 1), hidden);
+                add(hidden, &self.positions.as_slice()[n.min(self.longest - 1) * row..][..width]);
+                padding.fill(0.0);
+            }
         }
         self.isa.add_normalize(&self.embedding_norm, width, &[], hidden);
     }
 
-    /// One transformer layer over `tokens` rows of `scratch.hidden`, written back for the first `wanted` of them.
-    fn run_layer(&self, layer: &Layer, tokens: usize, wanted: usize, scratch: &mut Scratch) {
+    /// One transformer layer over all messages in `scratch.hidden`. The last one leaves a row for each message there, that
+    /// of its first token, which is all that the pooler reads.
+    fn run_layer(&self, layer: &Layer, last: bool, scratch: &mut Scratch) {
         let (isa, width, row) = (self.isa, self.hidden.len(), self.hidden.row());
-        let Scratch { hidden, context, wide, query, key_value, projected, attention } = scratch;
-        let key_value = key_value.room(tokens * stride(layer.key_value.outputs()));
-        let of_heads = layer.query.outputs();
-        let query = query.room(wanted * stride(of_heads));
+        let Scratch { hidden, context, wide, query, key_value, projected, attention, messages } = scratch;
+        let tokens = messages.last().map_or(0, |message| message.end);
+        let wanted = if last { messages.len() } else { tokens };
+        let (single, pair) = (stride(layer.query.outputs()), stride(layer.key_value.outputs()));
+        let key_value = key_value.room(tokens * pair);
+        let query = query.room(wanted * single);
         let input = hidden.input(isa, &[&layer.key_value, &layer.query], tokens, row);
         isa.linear(&layer.key_value, input, key_value);
-        isa.linear(&layer.query, input.first(wanted, row), query);
-        let attended = context.values.room(wanted * stride(of_heads));
-        isa.attend((self.heads, width / self.heads), query, key_value, attention, attended);
+        if !last {
+            isa.linear(&layer.query, input, query);
+        } else if let [_] = messages[..] {
+            isa.linear(&layer.query, input.first(1, row), query);
+        } else {
+            let hidden_rows = hidden.values.room(tokens * stride(row));
+            for (n, message) in messages.iter().enumerate() {
+                hidden_rows
+                    .copy_within(message.start * stride(row)..(message.start + 1) * stride(row), n * stride(row));
+            }
+            isa.linear(&layer.query, hidden.input(isa, &[&layer.query], wanted, row), query);
+        }
+        let attended = context.values.room(wanted * single);
+        for (n, message) in messages.iter().enumerate() {
+            let queries = if last { n..n + 1 } else { message.clone() };
+            let queries = queries.start * single..queries.end * single;
+            let key_value = &key_value[message.start * pair..message.end * pair];
+            let heads = (self.heads, width / self.heads);
+            isa.attend(heads, &query[queries.clone()], key_value, attention, &mut attended[queries]);
+        }
 
         let projected = projected.room(wanted * stride(row));
-        isa.linear(
-            &layer.attention_output,
-            context.input(isa, &[&layer.attention_output], wanted, of_heads),
-            projected,
-        );
+        let input = context.input(isa, &[&layer.attention_output], wanted, layer.query.outputs());
+        isa.linear(&layer.attention_output, input, projected);
         isa.add_normalize(&layer.attention_norm, width, projected, hidden.values.room(wanted * stride(row)));
         let up = wide.values.room(wanted * stride(layer.up.outputs()));
         isa.linear(&layer.up, hidden.input(isa, &[&layer.up], wanted, row), up);

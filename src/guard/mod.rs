@@ -32,6 +32,18 @@ pub trait Backend: Send + Sync {
     /// A backend that fails writes NaN: the guard then refuses, with [`Reason::FarFromKnown`].
     fn logits(&self, ids: &[u32], logits: &mut [f32]);
 
+    /// The same for several messages at once: `ids` holds them one behind the other, `lengths` how many ids each has, and
+    /// `logits` is cut into as many equal rows.
+    fn logits_batch(&self, ids: &[u32], lengths: &[usize], logits: &mut [f32]) {
+        let mut rest = ids;
+        let wanted = logits.len() / lengths.len().max(1);
+        for (&length, logits) in lengths.iter().zip(logits.chunks_exact_mut(wanted.max(1))) {
+            let (message, others) = rest.split_at(length);
+            self.logits(message, logits);
+            rest = others;
+        }
+    }
+
     /// How many languages it tells apart, 0 if it does not.
     fn languages(&self) -> usize {
         0
@@ -40,6 +52,9 @@ pub trait Backend: Send + Sync {
     /// Its name in benchmark records, such as `native avx512`.
     fn name(&self) -> String;
 }
+
+/// Tokens from which on a pack of messages is run: more of them would not be faster, but push the weights out of the cache.
+const PACK: usize = 64;
 
 thread_local! {
     /// One per thread, so that `check` needs neither a lock nor an allocation once it is warm.
@@ -53,6 +68,8 @@ struct Scratch {
     normal: String,
     tokenizer: tokenizer::Scratch,
     ids: Vec<u32>,
+    /// Tokens of each message in a pack.
+    lengths: Vec<usize>,
     logits: Vec<f32>,
     windows: windows::Scratch,
 }
@@ -60,6 +77,10 @@ struct Scratch {
 impl Backend for Encoder {
     fn logits(&self, ids: &[u32], logits: &mut [f32]) {
         ENGINE_SCRATCH.with_borrow_mut(|scratch| self.logits(ids, scratch, logits));
+    }
+
+    fn logits_batch(&self, ids: &[u32], lengths: &[usize], logits: &mut [f32]) {
+        ENGINE_SCRATCH.with_borrow_mut(|scratch| self.logits_batch(ids, lengths, scratch, logits));
     }
 
     fn languages(&self) -> usize {
@@ -199,25 +220,70 @@ impl Guard {
         self.check_message(Some(flow), text)
     }
 
-    /// Labels many messages, each with the flow the bot is in, if any. Verdicts come in the order of the messages.
+    /// Labels many messages, each with the flow the bot is in, if any. Verdicts come in the order of the messages, and are
+    /// those of [`Guard::check_message`] but for rounding in the last digits.
+    ///
+    /// Short messages are packed into one pass, which takes about half the time of as many calls.
     pub fn check_batch<'a>(&self, messages: impl IntoIterator<Item = (Option<Flow>, &'a str)>) -> Vec<Verdict> {
-        messages.into_iter().map(|(flow, text)| self.check_message(flow, text)).collect()
+        let mut verdicts = Vec::new();
+        SCRATCH.with_borrow_mut(|scratch| {
+            scratch.ids.clear();
+            scratch.lengths.clear();
+            for (flow, text) in messages {
+                let Scratch { text: scratch_text, normal, tokenizer, ids, lengths, .. } = &mut *scratch;
+                text::normalize_into(text, scratch_text, normal);
+                let before = ids.len();
+                if !normal.is_empty() {
+                    self.tokenizer.encode(flow, normal, tokenizer, ids);
+                }
+                let length = ids.len() - before;
+                if (1..=self.max_tokens.min(PACK)).contains(&length) {
+                    lengths.push(length);
+                    if ids.len() >= PACK {
+                        self.check_pack(scratch, &mut verdicts);
+                    }
+                    continue;
+                }
+                // In its place: after those that are waiting.
+                ids.truncate(before);
+                self.check_pack(scratch, &mut verdicts);
+                verdicts.push(self.check_with(scratch, flow, text));
+                scratch.ids.clear();
+            }
+            self.check_pack(scratch, &mut verdicts);
+        });
+        verdicts
+    }
+
+    /// Labels the messages whose tokens are waiting.
+    fn check_pack(&self, Scratch { ids, lengths, logits, .. }: &mut Scratch, verdicts: &mut Vec<Verdict>) {
+        let outputs = self.outputs();
+        logits.clear();
+        logits.resize(lengths.len() * outputs, 0.0);
+        self.backend.logits_batch(ids, lengths, logits);
+        verdicts
+            .extend(logits.chunks_exact_mut(outputs).map(|logits| Verdict::decide(Arc::clone(&self.model), logits)));
+        ids.clear();
+        lengths.clear();
     }
 
     /// Labels a message; `flow` is `None` outside any flow.
     pub fn check_message(&self, flow: Option<Flow>, text: &str) -> Verdict {
-        SCRATCH.with_borrow_mut(|Scratch { text: scratch, normal, tokenizer, ids, logits, windows }| {
-            text::normalize_into(text, scratch, normal);
-            if normal.is_empty() {
-                return Verdict::empty(Arc::clone(&self.model));
-            }
-            ids.clear();
-            self.tokenizer.encode(flow, normal, tokenizer, ids);
-            logits.clear();
-            logits.resize(self.outputs(), 0.0);
-            self.run(flow, ids, windows, logits);
-            Verdict::decide(Arc::clone(&self.model), logits)
-        })
+        SCRATCH.with_borrow_mut(|scratch| self.check_with(scratch, flow, text))
+    }
+
+    fn check_with(&self, scratch: &mut Scratch, flow: Option<Flow>, text: &str) -> Verdict {
+        let Scratch { text: scratch, normal, tokenizer, ids, logits, windows, .. } = scratch;
+        text::normalize_into(text, scratch, normal);
+        if normal.is_empty() {
+            return Verdict::empty(Arc::clone(&self.model));
+        }
+        ids.clear();
+        self.tokenizer.encode(flow, normal, tokenizer, ids);
+        logits.clear();
+        logits.resize(self.outputs(), 0.0);
+        self.run(flow, ids, windows, logits);
+        Verdict::decide(Arc::clone(&self.model), logits)
     }
 
     fn run(&self, flow: Option<Flow>, ids: &[u32], scratch: &mut windows::Scratch, logits: &mut [f32]) {

@@ -29,6 +29,8 @@ const END: usize = 24;
 /// Most windows, besides the one at the end. They hold 4,096 characters of any script, at a token per character and with
 /// a flow; of a text with more tokens the middle is not read. Even.
 const MAX_WINDOWS: usize = 144;
+/// Windows in one pass.
+const PACK: usize = 2;
 /// Probability of being out of scope with which one window speaks against a message that is mostly in scope.
 const SURELY_OUT: f32 = 0.85;
 /// Probability of being in scope with which one window speaks for a message that is mostly out of scope.
@@ -40,6 +42,8 @@ const END_IN: f32 = 0.7;
 #[derive(Default)]
 pub(super) struct Scratch {
     ids: Vec<u32>,
+    lengths: Vec<usize>,
+    of_pack: Vec<f32>,
     rows: Vec<f32>,
     languages: Vec<f32>,
 }
@@ -69,19 +73,29 @@ pub(super) fn logits(
     if ids.len() <= limits.max_tokens {
         return backend.logits(ids, logits);
     }
-    let Scratch { ids: window, rows, languages } = scratch;
+    let Scratch { ids: window, lengths, of_pack, rows, languages } = scratch;
     let (head, text) = ids.split_at(head);
     let (text, tail) = text.split_at(text.len() - 1);
     rows.clear();
     languages.clear();
     languages.resize(logits.len() - limits.labels, 0.0);
-    for range in ranges(text.len(), limits.max_tokens, head.len() + tail.len()) {
+    let outputs = logits.len();
+    let mut ranges = ranges(text.len(), limits.max_tokens, head.len() + tail.len()).peekable();
+    while ranges.peek().is_some() {
         window.clear();
-        window.extend(head.iter().chain(&text[range]).chain(tail));
-        backend.logits(window, logits);
-        let (labels, of_window) = logits.split_at(limits.labels);
-        rows.extend_from_slice(labels);
-        languages.iter_mut().zip(of_window).for_each(|(sum, logit)| *sum += logit);
+        lengths.clear();
+        for range in ranges.by_ref().take(PACK) {
+            lengths.push(head.len() + range.len() + tail.len());
+            window.extend(head.iter().chain(&text[range]).chain(tail));
+        }
+        of_pack.clear();
+        of_pack.resize(lengths.len() * outputs, 0.0);
+        backend.logits_batch(window, lengths, of_pack);
+        for row in of_pack.chunks_exact(outputs) {
+            let (labels, of_window) = row.split_at(limits.labels);
+            rows.extend_from_slice(labels);
+            languages.iter_mut().zip(of_window).for_each(|(sum, logit)| *sum += logit);
+        }
     }
     // The language is that of the whole: the mean over the windows.
     let windows = (rows.len() / limits.labels) as f32;
