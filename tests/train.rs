@@ -218,21 +218,25 @@ fn a_student_nears_its_teacher_resumes_exactly_and_is_a_base() {
         .flat_map(|text| [(None, text.clone()), (Some(Flow::Order), text)])
         .collect();
     let cache = tempfile::tempdir().unwrap();
-    let run = |out: &Path, stop: usize, resume: bool| -> Result<Distilled, TrainError> {
-        let options =
-            DistillOptions { layers: 1, hidden_size: 32, epochs: 6, batch_size: 16, ..DistillOptions::default() };
-        let job = DistillJob {
-            teachers: &teachers,
-            texts: &texts,
-            tokenizer: &tiny.tokenizer,
-            cache: cache.path(),
-            out,
-            options,
-            device: Device::Cpu,
-            resume,
+    let run_from =
+        |base: Option<&Bundle<'_>>, out: &Path, stop: usize, resume: bool| -> Result<Distilled, TrainError> {
+            let epochs = if base.is_some() { 2 } else { 6 };
+            let options =
+                DistillOptions { layers: 1, hidden_size: 32, epochs, batch_size: 16, ..DistillOptions::default() };
+            let job = DistillJob {
+                teachers: &teachers,
+                texts: &texts,
+                tokenizer: &tiny.tokenizer,
+                base,
+                cache: cache.path(),
+                out,
+                options,
+                device: Device::Cpu,
+                resume,
+            };
+            distill(&job, &mut StopAfter(stop, 0))
         };
-        distill(&job, &mut StopAfter(stop, 0))
-    };
+    let run = |out: &Path, stop: usize, resume: bool| run_from(None, out, stop, resume);
     let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
     let distilled = run(dirs[0].path(), usize::MAX, false).unwrap();
     let scores: Vec<f64> = distilled.epochs.iter().map(|epoch| epoch.score).collect();
@@ -244,6 +248,10 @@ fn a_student_nears_its_teacher_resumes_exactly_and_is_a_base() {
     assert_eq!(weights(dirs[0].path()), weights(dirs[1].path()), "as if nothing had happened");
 
     let base = base_from_dir(dirs[0].path()).unwrap();
+    let further = tempfile::tempdir().unwrap();
+    let first = run_from(Some(&base), further.path(), usize::MAX, false).unwrap().epochs[0].score;
+    assert!(first > scores[0], "goes on from the base: {first} after one epoch, {scores:?} from nothing");
+
     let out = tempfile::tempdir().unwrap();
     let job = Job { base: Some(&base), options: Options { epochs: 1, ..options() }, ..job(&rows, &base, out.path()) };
     assert_eq!(train(&job, &mut StopAfter(usize::MAX, 0)).unwrap().guard.labels().len(), 3);

@@ -33,6 +33,9 @@ pub struct Arguments {
     /// Most lines of a text file, chosen at random; datasets are read whole
     #[arg(long, default_value_t = 20_000)]
     lines: usize,
+    /// Go on from this encoder, of its shape and with its vocabulary [default: fresh, with the first teacher's words]
+    #[arg(long, value_name = "DIR|hf:ID", conflicts_with_all = ["tokenizer", "layers", "hidden_size"])]
+    base: Option<String>,
     /// The student's vocabulary [default: that of the model inside this program]
     #[arg(long, value_name = "FILE")]
     tokenizer: Option<PathBuf>,
@@ -90,11 +93,16 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         Some(path) => fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()))?,
         None => default_tokenizer()?,
     };
+    let base = match &arguments.base {
+        Some(name) => Some(train::base_from_dir(&super::train::model_dir(name)?)?),
+        None => None,
+    };
     let cache = arguments.cache.clone().unwrap_or_else(|| train::default_cache(&arguments.out));
     let job = DistillJob {
         teachers: &teachers,
         texts: &texts,
         tokenizer: &tokenizer,
+        base: base.as_ref(),
         cache: &cache,
         out: &arguments.out,
         options: DistillOptions {

@@ -2,11 +2,11 @@
 
 use crate::{
     data::{Origin, Row},
+    eval::Perturbation,
     label::Flow,
     text,
 };
 use rand::{Rng, RngExt, seq::IndexedRandom};
-use unicode_normalization::{UnicodeNormalization, char::is_combining_mark};
 
 /// A message in words, not in one or two, keeps its meaning when a flow is added.
 const ENOUGH_FOR_A_FLOW: usize = 24;
@@ -24,7 +24,7 @@ pub struct Augment {
 type Change = fn(&mut Row, &mut dyn Rng);
 
 const CHANGES: &[Change] =
-    &[typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow, in_latin_letters];
+    &[typo, typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow, in_latin_letters];
 /// What changes the spelling alone.
 const SPELLING: &[Change] = &[typo, typo, drop_accents, drop_punctuation, add_emoji, in_latin_letters];
 
@@ -82,9 +82,9 @@ fn typo(row: &mut Row, rng: &mut dyn Rng) {
     row.text = chars.into_iter().collect();
 }
 
-/// Latin and Greek letters lose their accents; marks of other scripts are part of the spelling.
+/// Latin, Greek and Cyrillic letters lose their accents.
 fn drop_accents(row: &mut Row, _: &mut dyn Rng) {
-    row.text = row.text.nfd().filter(|&c| !(is_combining_mark(c) && (c as u32) < 0x400)).nfc().collect();
+    row.text = Perturbation::Accents.apply(&row.text, 0);
 }
 
 /// Hindi as it is typed without a Hindi keyboard.
@@ -186,9 +186,9 @@ mod tests {
         let mut request = row("where is my parcel, it was due on monday", "order");
         add_flow(&mut request, &mut rng);
         assert_eq!(request.context, Some(Flow::Order), "only the flow of its own label");
-        let mut accents = row("où est ma commande? заказ ещё", "order");
+        let mut accents = row("où est ma commande? мой заказ ещё", "order");
         drop_accents(&mut accents, &mut rng);
-        assert_eq!(accents.text, "ou est ma commande? заказ еще");
+        assert_eq!(accents.text, "ou est ma commande? мой заказ еще");
     }
 
     proptest! {

@@ -5,7 +5,7 @@ use ndarray::Array2;
 use std::collections::BTreeMap;
 
 /// Share of in-scope validation rows beyond the energy gate, for a model with an out-of-scope class.
-const BEYOND_GATE: f64 = 0.005;
+const BEYOND_GATE: f64 = 0.001;
 /// The same for a model without one, whose only defence the gate is.
 const BEYOND_GATE_ALONE: f64 = 0.05;
 /// A label with fewer validation rows takes the threshold of all labels together.

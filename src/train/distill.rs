@@ -15,8 +15,8 @@ use super::{
     vocabulary,
 };
 use crate::{
-    engine::EncoderConfig,
-    guard::{FILES, head_and_tail},
+    engine::{EncoderConfig, TensorFile},
+    guard::{Bundle, FILES, LoadError, head_and_tail},
     label::Flow,
     model::{Batch, Classifier, Dtype, Teacher, encode_weights},
     text,
@@ -97,8 +97,10 @@ pub struct DistillJob<'a> {
     pub teachers: &'a [Teacher],
     /// The texts.
     pub texts: &'a [Text],
-    /// The student's `tokenizer.json`.
+    /// The student's `tokenizer.json`; not used with a base, which has its own.
     pub tokenizer: &'a [u8],
+    /// An encoder to go on from, instead of one with the first teacher's words: its shape goes before that of the options.
+    pub base: Option<&'a Bundle<'a>>,
     /// Directory for the teachers' embeddings, kept for the next run.
     pub cache: &'a Path,
     /// The model directory to write, without a `guard.json`.
@@ -138,31 +140,46 @@ pub struct Distilled {
 pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Distilled, TrainError> {
     let options = &job.options;
     check(job)?;
-    let tokenizer = Tokenizer::from_json(job.tokenizer)?;
+    let json = job.base.map_or(job.tokenizer, |base| &base.tokenizer);
+    let tokenizer = Tokenizer::from_json(json)?;
     for dir in [job.out, job.cache] {
         fs::create_dir_all(dir).map_err(|source| TrainError::Io { path: dir.into(), source })?;
     }
-    let pieces: Vec<String> = vocabulary::pieces(job.tokenizer)?.into_iter().map(|(piece, _)| piece).collect();
+    let pieces: Vec<String> = vocabulary::pieces(json)?.into_iter().map(|(piece, _)| piece).collect();
     let mut targets = Vec::new();
     for teacher in job.teachers {
         let path = job.cache.join(format!("{:016x}.embeddings", teacher.fingerprint()));
         let mut cache = EmbeddingCache::open(&path, teacher.fingerprint(), teacher.width())?;
-        let words = if targets.is_empty() { &pieces[..] } else { &[] };
+        let words = if targets.is_empty() && job.base.is_none() { &pieces[..] } else { &[] };
         let texts = job.texts.iter().map(|(flow, text)| (*flow, text.as_str()));
         cache.fill(teacher, texts.chain(words.iter().map(|piece| (None, bare(piece)))), observer)?;
         targets.push(Target::new(teacher, cache, job.texts)?);
     }
 
-    let mut config = EncoderConfig::new(tokenizer.vocabulary_size(), options.layers, options.hidden_size, &[]);
-    config.architectures = vec!["BertModel".into()];
-    config.max_position_embeddings = config.max_position_embeddings.max(options.max_tokens);
-    config.pad_token_id = tokenizer.padding();
-    config.hidden_dropout_prob = 0.0;
-    let mut student = Classifier::new(&config, options.seed, &job.device)?;
+    let mut student = match job.base {
+        Some(base) => {
+            let config = EncoderConfig::from_json(&base.config).map_err(LoadError::from)?;
+            Classifier::load(
+                &config,
+                &TensorFile::parse(&base.weights).map_err(LoadError::from)?,
+                options.seed,
+                &job.device,
+            )?
+        }
+        None => {
+            let mut config = EncoderConfig::new(tokenizer.vocabulary_size(), options.layers, options.hidden_size, &[]);
+            config.architectures = vec!["BertModel".into()];
+            config.max_position_embeddings = config.max_position_embeddings.max(options.max_tokens);
+            config.pad_token_id = tokenizer.padding();
+            config.hidden_dropout_prob = 0.0;
+            let mut student = Classifier::new(&config, options.seed, &job.device)?;
+            initialise_words(&mut student, &targets[0], &pieces)?;
+            student
+        }
+    };
     for (n, target) in targets.iter().enumerate() {
         student.add_projection(n, target.mean.len(), options.seed)?;
     }
-    initialise_words(&mut student, &targets[0], &pieces)?;
 
     let (held_out, fitted) = hold_out(job.texts.len(), options.seed);
     let objective =
@@ -183,7 +200,7 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
     let held_out = objective.measure(&student)?;
 
     let weights = encode_weights(&student, Dtype::F16)?;
-    let files = [super::json(student.config()), weights, job.tokenizer.to_vec()];
+    let files = [super::json(student.config()), weights, json.to_vec()];
     for (name, bytes) in FILES.iter().zip(files) {
         checkpoint::write(&job.out.join(name), &bytes)?;
     }
@@ -206,7 +223,7 @@ fn check(job: &DistillJob<'_>) -> Result<(), TrainError> {
     if options.hidden_size == 0 || !options.hidden_size.is_multiple_of(32) {
         return refuse(format!("hidden size {} is not a multiple of 32", options.hidden_size));
     }
-    if options.hidden_size > job.teachers[0].width() {
+    if job.base.is_none() && options.hidden_size > job.teachers[0].width() {
         let (student, teacher) = (options.hidden_size, job.teachers[0].width());
         return refuse(format!("hidden size {student} is larger than that of the first teacher, {teacher}"));
     }

@@ -96,7 +96,7 @@ impl Default for Options {
         Options {
             layers: 2,
             hidden_size: 256,
-            epochs: 6,
+            epochs: 4,
             batch_size: 64,
             learning_rate: 5e-4,
             word_learning_rate: 5e-4,

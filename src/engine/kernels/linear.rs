@@ -59,6 +59,22 @@ impl Side {
     fn place(self, value: usize) -> usize {
         value / self.width * self.padded + value % self.width
     }
+
+    /// Puts values in their places in a padded row.
+    fn spread<T: Copy>(self, values: &[T], row: &mut [T]) {
+        for (group, values) in row.chunks_mut(self.padded).zip(values.chunks_exact(self.width)) {
+            group[..self.width].copy_from_slice(values);
+        }
+    }
+}
+
+/// Writes the weights of output `at` into its panel, `UNIT` inputs side by side.
+fn spread_row<T: Copy, const UNIT: usize>(row: &[T], at: usize, panels: &mut [T]) {
+    let panel = &mut panels[at / LANES * LANES * row.len()..][..LANES * row.len()];
+    let lines = panel.as_chunks_mut::<UNIT>().0.chunks_exact_mut(LANES);
+    for (line, weights) in lines.zip(row.as_chunks::<UNIT>().0) {
+        line[at % LANES] = *weights;
+    }
 }
 
 /// A linear layer, its weight cut into panels of 16 outputs.
@@ -94,15 +110,9 @@ impl Linear {
     pub(crate) fn pack(matrices: &[(Rows, Vec<f32>)], inputs: Side, outputs: Side) -> Self {
         let (width, all) = (inputs.row(), matrices.len() * outputs.row());
         let mut bias = Buffer::zeros(all);
-        for (n, (_, values)) in matrices.iter().enumerate() {
-            for (output, value) in values.iter().enumerate() {
-                bias.room(all)[n * outputs.row() + outputs.place(output)] = *value;
-            }
+        for ((_, values), bias) in matrices.iter().zip(bias.room(all).chunks_exact_mut(outputs.row())) {
+            values.iter().enumerate().for_each(|(output, &value)| bias[outputs.place(output)] = value);
         }
-        let place = |n: usize, output: usize, input: usize, unit: usize| {
-            let (output, input) = (n * outputs.row() + outputs.place(output), inputs.place(input));
-            output / LANES * LANES * width + input / unit * unit * LANES + output % LANES * unit + input % unit
-        };
         let int8: Option<Vec<_>> = matrices
             .iter()
             .map(|(rows, _)| if let Rows::I8(values, scales) = rows { Some((values, scales)) } else { None })
@@ -110,26 +120,25 @@ impl Linear {
         let weights = if let Some(int8) = int8 {
             let mut quads = Buffer::zeros(all * width);
             let (mut scales, mut totals) = (Buffer::zeros(all), Buffer::zeros(all));
+            let mut padded = vec![0; width];
             for (n, (values, row_scales)) in int8.into_iter().enumerate() {
                 for (output, (row, scale)) in values.chunks_exact(inputs.len()).zip(row_scales).enumerate() {
-                    for (input, &value) in row.iter().enumerate() {
-                        quads.room(all * width)[place(n, output, input, QUAD)] = value;
-                    }
                     let at = n * outputs.row() + outputs.place(output);
+                    inputs.spread(row, &mut padded);
+                    spread_row::<_, QUAD>(&padded, at, quads.room(all * width));
                     scales.room(all)[at] = *scale;
-                    totals.room(all)[at] = row.iter().map(|&value| f32::from(value)).sum();
+                    totals.room(all)[at] = row.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
                 }
             }
             Weights::Int8(Int8 { quads, scales, totals })
         } else {
             let mut panels = Buffer::zeros(all * width);
-            let mut row = vec![0.0; inputs.len()];
+            let (mut row, mut padded) = (vec![0.0; inputs.len()], vec![0.0; width]);
             for (n, (rows, _)) in matrices.iter().enumerate() {
                 for output in 0..outputs.len() {
                     rows.copy(output, &mut row);
-                    for (input, &value) in row.iter().enumerate() {
-                        panels.room(all * width)[place(n, output, input, 1)] = value;
-                    }
+                    inputs.spread(&row, &mut padded);
+                    spread_row::<_, 1>(&padded, n * outputs.row() + outputs.place(output), panels.room(all * width));
                 }
             }
             Weights::F32(panels)
