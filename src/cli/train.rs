@@ -89,6 +89,9 @@ pub struct Arguments {
     /// Share of rows changed anew in every epoch: typos, accents, punctuation, digits, greetings, emoji, flows
     #[arg(long, default_value_t = Options::default().augment, help_heading = "Recipe")]
     augment: f64,
+    /// Stretches of long messages, made of rows joined, beside the rows of an epoch, as a share of them
+    #[arg(long, default_value_t = Options::default().joined, help_heading = "Recipe")]
+    joined: f64,
     /// Epochs without a better validation accuracy before training stops
     #[arg(long, default_value_t = Options::default().patience, help_heading = "Recipe")]
     patience: usize,
@@ -179,6 +182,7 @@ fn options(arguments: &Arguments) -> Options {
         dropout: arguments.dropout,
         label_smoothing: arguments.label_smoothing,
         augment: arguments.augment,
+        joined: arguments.joined,
         patience: arguments.patience,
         max_tokens: arguments.max_tokens,
         seed: arguments.seed,

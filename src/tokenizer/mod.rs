@@ -11,6 +11,7 @@ mod trie;
 
 use crate::label::Flow;
 use serde::Deserialize;
+use std::borrow::Cow;
 use trie::Trie;
 
 /// The sign that SentencePiece writes for a space.
@@ -53,11 +54,12 @@ pub struct Tokenizer {
 }
 
 #[derive(Deserialize)]
-struct File {
+struct File<'a> {
     #[serde(default)]
     added_tokens: Vec<AddedToken>,
     pre_tokenizer: Option<serde_json::Value>,
-    model: Model,
+    #[serde(borrow)]
+    model: Model<'a>,
 }
 
 #[derive(Deserialize)]
@@ -67,14 +69,19 @@ struct AddedToken {
 }
 
 #[derive(Deserialize)]
-struct Model {
+struct Model<'a> {
     #[serde(rename = "type")]
     kind: Option<String>,
     unk_id: Option<u32>,
-    vocab: Vec<(String, f64)>,
+    #[serde(borrow)]
+    vocab: Vec<(Piece<'a>, f64)>,
     #[serde(default)]
     byte_fallback: bool,
 }
+
+/// A piece of the vocabulary: part of the file, unless it is written with escapes.
+#[derive(Debug, Deserialize)]
+struct Piece<'a>(#[serde(borrow)] Cow<'a, str>);
 
 /// Memory that [`Tokenizer::encode`] works in; reuse it to avoid allocation.
 #[derive(Debug, Default)]
@@ -116,7 +123,7 @@ impl Tokenizer {
             return Err(TokenizerError::Vocabulary(format!("unk_id {unknown} of {} pieces", vocab.len())));
         }
         if let Some((piece, _)) = vocab.iter().find(|(_, score)| !score.is_finite()) {
-            return Err(TokenizerError::Vocabulary(format!("piece {piece:?} has no finite score")));
+            return Err(TokenizerError::Vocabulary(format!("piece {:?} has no finite score", piece.0)));
         }
         let mut special = vec![false; vocab.len()];
         let mut vocabulary_size = vocab.len();
@@ -134,8 +141,8 @@ impl Tokenizer {
         let lowest = vocab.iter().map(|&(_, score)| score).fold(f64::INFINITY, f64::min);
         let pieces: Vec<(&[u8], u32)> = (0u32..)
             .zip(&vocab)
-            .filter(|&(id, (piece, _))| !special[id as usize] && id != unknown && !piece.is_empty())
-            .map(|(id, (piece, _))| (piece.as_bytes(), id))
+            .filter(|&(id, (piece, _))| !special[id as usize] && id != unknown && !piece.0.is_empty())
+            .map(|(id, (piece, _))| (piece.0.as_bytes(), id))
             .collect();
         Ok(Tokenizer {
             trie: Trie::build(pieces),

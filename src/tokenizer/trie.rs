@@ -17,7 +17,13 @@ pub(super) struct Trie {
 impl Trie {
     /// Builds the trie of `(piece, id)`; of equal pieces the last wins, as in a map. Pieces are not empty.
     pub(super) fn build(mut pieces: Vec<(&[u8], u32)>) -> Self {
-        pieces.sort_by_key(|&(piece, _)| piece);
+        // By the first 16 bytes as a number, which compares faster than memory, and hardly ever leaves a tie.
+        pieces.sort_by_cached_key(|&(piece, _)| {
+            let mut head = [0; 16];
+            let length = piece.len().min(16);
+            head[..length].copy_from_slice(&piece[..length]);
+            (u128::from_be_bytes(head), piece)
+        });
         let (mut byte, mut piece, mut first) = (vec![0], vec![NONE], Vec::new());
         // Each node stands for the range of pieces that share its prefix.
         let mut queue = std::collections::VecDeque::from([(0, pieces.len(), 0)]);
@@ -28,9 +34,11 @@ impl Trie {
             }
             while low < high {
                 let head = pieces[low].0[depth];
-                let end = low + pieces[low..high].partition_point(|(piece, _)| piece[depth] == head);
+                let end =
+                    pieces[low..high].iter().position(|(piece, _)| piece[depth] != head).map_or(high, |n| low + n);
                 byte.push(head);
-                let here = pieces[low..end].iter().rfind(|(piece, _)| piece.len() == depth + 1);
+                // Pieces that end here come before longer ones.
+                let here = pieces[low..end].iter().take_while(|(piece, _)| piece.len() == depth + 1).last();
                 piece.push(here.map_or(NONE, |&(_, id)| id));
                 queue.push_back((low, end, depth + 1));
                 low = end;

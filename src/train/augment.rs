@@ -23,8 +23,19 @@ pub struct Augment {
 
 type Change = fn(&mut Row, &mut dyn Rng);
 
-const CHANGES: &[Change] =
-    &[typo, typo, typo, drop_accents, drop_punctuation, other_digits, greet, add_emoji, add_flow, add_flow, in_latin_letters];
+const CHANGES: &[Change] = &[
+    typo,
+    typo,
+    typo,
+    drop_accents,
+    drop_punctuation,
+    other_digits,
+    greet,
+    add_emoji,
+    add_flow,
+    add_flow,
+    in_latin_letters,
+];
 /// What changes the spelling alone.
 const SPELLING: &[Change] = &[typo, typo, drop_accents, drop_punctuation, add_emoji, in_latin_letters];
 

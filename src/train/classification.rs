@@ -3,6 +3,7 @@
 use super::{
     Augment, Encoding, Options, TrainError,
     fit::{self, Objective},
+    joined::Joiner,
 };
 use crate::{
     data::Row,
@@ -12,6 +13,7 @@ use crate::{
 use candle_core::{D, Tensor};
 use rand::SeedableRng;
 use rand_chacha::ChaCha8Rng;
+use std::iter;
 
 /// Messages in one batch outside training.
 const EVALUATION_BATCH: usize = 128;
@@ -36,24 +38,35 @@ pub(super) struct Classification<'a> {
     weights: Vec<f32>,
     encoding: &'a Encoding<'a>,
     rows: &'a [&'a Row],
+    /// Makes stretches of long messages, where there is an out-of-scope label.
+    joiner: Option<Joiner<'a>>,
     valid: Vec<Example>,
 }
 
 impl<'a> Classification<'a> {
+    #[expect(clippy::too_many_arguments, reason = "what a run is made of")]
     pub(super) fn new(
         options: &'a Options,
         labels: &'a [String],
+        oos_label: Option<&str>,
         languages: &'a [String],
         encoding: &'a Encoding<'a>,
         rows: &'a [&'a Row],
         valid: &[&Row],
         weights: Vec<f32>,
     ) -> Self {
-        let mut objective = Classification { options, labels, languages, weights, encoding, rows, valid: Vec::new() };
+        let joiner = oos_label.and_then(|oos| Joiner::new(rows, oos));
+        let mut objective =
+            Classification { options, labels, languages, weights, encoding, rows, joiner, valid: Vec::new() };
         let scratch = &mut tokenizer::Scratch::default();
         objective.valid = valid.iter().map(|row| objective.example(row, scratch)).collect();
         objective.valid.sort_by_key(|example| example.ids.len());
         objective
+    }
+
+    /// How many stretches of long messages an epoch has beside the rows.
+    fn joined(&self) -> usize {
+        if self.joiner.is_some() { (self.rows.len() as f64 * self.options.joined) as usize } else { 0 }
     }
 
     fn example(&self, row: &Row, scratch: &mut tokenizer::Scratch) -> Example {
@@ -67,7 +80,7 @@ impl Objective for Classification<'_> {
     type Example = Example;
 
     fn batches_per_epoch(&self) -> usize {
-        self.rows.len().div_ceil(self.options.batch_size)
+        (self.rows.len() + self.joined()).div_ceil(self.options.batch_size)
     }
 
     fn batches(&self, epoch: usize) -> Result<Vec<Vec<Example>>, TrainError> {
@@ -75,7 +88,7 @@ impl Objective for Classification<'_> {
         rng.set_stream(1 + epoch as u64);
         let scratch = &mut tokenizer::Scratch::default();
         let augment = Augment::new(self.options.augment);
-        let examples: Vec<Example> = self
+        let mut examples: Vec<Example> = self
             .rows
             .iter()
             .map(|row| {
@@ -83,6 +96,8 @@ impl Objective for Classification<'_> {
                 self.example(changed.as_ref().unwrap_or(row), scratch)
             })
             .collect();
+        let joined = iter::repeat_with(|| self.joiner.as_ref()?.join(&mut rng)).take(self.joined()).flatten();
+        examples.extend(joined.collect::<Vec<_>>().iter().map(|row| self.example(row, scratch)));
         Ok(fit::batches(examples, self.options.batch_size, |example| example.ids.len(), &mut rng))
     }
 

@@ -14,6 +14,7 @@ mod corpus;
 mod distill;
 mod embedding_cache;
 mod fit;
+mod joined;
 mod oos_scores;
 mod optimizer;
 mod probe;
@@ -81,6 +82,9 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Share of rows that are changed anew in every epoch, see [`Augment`].
     pub augment: f64,
+    /// Stretches of long messages beside the rows of an epoch, as a share of them: rows joined as the guard's windows cut
+    /// a message. Only where there is an out-of-scope label.
+    pub joined: f64,
     /// Epochs without a better validation accuracy before training stops.
     pub patience: usize,
     /// Most tokens of a message.
@@ -106,6 +110,7 @@ impl Default for Options {
             dropout: 0.0,
             label_smoothing: 0.0,
             augment: 0.5,
+            joined: 0.04,
             patience: 3,
             max_tokens: 96,
             seed: 1,
@@ -290,8 +295,9 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
         max_tokens: options.max_tokens.min(classifier.config().max_position_embeddings),
     };
     let checkpoint = Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config()));
+    let weights = class_weights(&rows, &labels);
     let objective =
-        Classification::new(options, &labels, &languages, &encoder, &rows, &valid, class_weights(&rows, &labels));
+        Classification::new(options, &labels, oos_label.as_deref(), &languages, &encoder, &rows, &valid, weights);
     let epochs = fit::fit(&objective, &options.schedule(), &mut classifier, &checkpoint, job.resume, observer)?;
 
     let guard = GuardConfig {
@@ -351,6 +357,7 @@ fn check_options(options: &Options) -> Result<(), TrainError> {
         ("dropout", options.dropout, 0.9),
         ("label smoothing", options.label_smoothing, 0.9),
         ("augment", options.augment, 1.0),
+        ("joined", options.joined, 1.0),
     ] {
         if !(0.0..=most).contains(&value) {
             return refuse(format!("{name} is {value}, expected 0 to {most}"));
