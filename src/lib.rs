@@ -8,6 +8,8 @@ pub mod data;
 pub mod engine;
 #[cfg(feature = "data")]
 pub mod eval;
+#[cfg(feature = "data")]
+pub mod export;
 pub mod guard;
 mod label;
 #[cfg(feature = "train")]

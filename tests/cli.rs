@@ -113,6 +113,22 @@ fn a_packed_model_answers_like_its_directory() {
 }
 
 #[test]
+fn an_exported_model_comes_with_what_to_compare() {
+    let model = model();
+    let file = model.path().join("tiny.onnx");
+    let export = ["export", "--model", path(model.path()), "--onnx", path(&file)];
+    assert!(intentgate(&export, b"").status.success());
+    let all_tokens = fs::read(&file).unwrap();
+    assert!(intentgate(&[&export[..], &["--first-token"]].concat(), b"").status.success());
+    assert_ne!(fs::read(&file).unwrap(), all_tokens);
+    let output = intentgate(&["export", "--model", path(model.path()), "--ids"], b"where is my order\ntomorrow");
+    let passes = objects(&output);
+    assert_eq!((passes.len(), &passes[0]["ids"]), (2, &serde_json::json!([0, 30, 31, 32, 33, 2])));
+    assert_eq!(passes[1]["logits"].as_array().unwrap().len(), common::LABELS.len());
+    assert_eq!(intentgate(&["export"], b"").status.code(), Some(2));
+}
+
+#[test]
 fn data_check_fails_on_errors_and_fills_a_datasheet() {
     let dir = tempfile::tempdir().unwrap();
     let file = dir.path().join("en.jsonl");

@@ -6,6 +6,7 @@ mod data;
 #[cfg(feature = "train")]
 mod distill;
 mod eval;
+mod export;
 #[cfg(feature = "train")]
 mod oos;
 mod pack;
@@ -56,6 +57,7 @@ enum Command {
     #[cfg(feature = "train")]
     Vocab(vocab::Arguments),
     Pack(pack::Arguments),
+    Export(export::Arguments),
     #[cfg(feature = "train")]
     Probe(probe::Arguments),
     Card(eval::CardArguments),
@@ -80,6 +82,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Vocab(arguments) => vocab::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
+        Command::Export(arguments) => export::run(&arguments),
         #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Card(arguments) => eval::card(&arguments),
