@@ -76,7 +76,7 @@ pub struct Record {
     messages: usize,
     mean_tokens: f64,
     median_tokens: usize,
-    /// Median latency of messages by number of tokens.
+    /// Latency of messages by number of tokens.
     by_tokens: Vec<ByTokens>,
     backend: String,
     instruction_set: String,
@@ -92,6 +92,11 @@ struct ByTokens {
     to: usize,
     calls: usize,
     p50_us: f64,
+    // Records made before these were measured are still read.
+    #[serde(default)]
+    p90_us: f64,
+    #[serde(default)]
+    p99_us: f64,
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
@@ -134,7 +139,10 @@ fn measure(guard: &Guard, messages: &[(Option<Flow>, String)], seconds: f64) -> 
                 times.iter().filter(|(tokens, _)| (from..=to).contains(tokens)).map(|&(_, time)| time).collect();
             own.sort_by(f64::total_cmp);
             let to = to.min(tokens.iter().copied().max().unwrap_or(to));
-            (!own.is_empty()).then(|| ByTokens { from, to, calls: own.len(), p50_us: quantile(&own, 0.5) })
+            (!own.is_empty()).then(|| {
+                let [p50_us, p90_us, p99_us] = [0.5, 0.9, 0.99].map(|share| quantile(&own, share));
+                ByTokens { from, to, calls: own.len(), p50_us, p90_us, p99_us }
+            })
         })
         .collect();
     let mut ordered = tokens.clone();
@@ -188,7 +196,7 @@ fn print(record: &Record) {
     );
     let Record { p50_us, p90_us, p99_us, p999_us, max_us, .. } = record;
     println!("per message in µs: p50 {p50_us}  p90 {p90_us}  p99 {p99_us}  p99.9 {p999_us}  max {max_us}");
-    for ByTokens { from, to, calls, p50_us } in &record.by_tokens {
+    for ByTokens { from, to, calls, p50_us, .. } in &record.by_tokens {
         println!("  {from} to {to} tokens: p50 {p50_us} ({calls} calls)");
     }
 }
