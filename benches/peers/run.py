@@ -119,7 +119,7 @@ def parse_arguments():
         "--messages",
         type=Path,
         default=ROOT / "src" / "cli" / "bench_messages.txt",
-        help="one message a line [default: those of intentgate bench]",
+        help="a file with one message a line, or a dataset [default: those of intentgate bench]",
     )
     parser.add_argument("--rounds", type=int, default=7, help="rounds, in each of which everything is timed once")
     parser.add_argument("--seconds", type=float, default=2.0, help="how long each is timed in a round")
@@ -146,10 +146,10 @@ class Intentgate:
     def choose(self, file):
         """The messages of a file that are read in one pass, with their passes: a long one is several for intentgate."""
         most = json.loads((self.model / "guard.json").read_text())["max_tokens"]
-        lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
-        chosen = [(line, each) for line, each in zip(lines, self.passes(lines)) if len(each["ids"]) <= most]
+        lines = [line for line in read(file) if line.strip() and not {"\n", "\r"} & set(line)]
+        chosen = [(line, each) for line, each in zip(lines, self.passes(lines)) if 2 < len(each["ids"]) <= most]
         if len(chosen) < len(lines):
-            say(f"left out {len(lines) - len(chosen)} messages of more than {most} tokens")
+            say(f"left out {len(lines) - len(chosen)} messages without text or of more than {most} tokens")
         self.rows.write_text("".join(json.dumps({"text": line, "label": "any"}) + "\n" for line, _ in chosen))
         return [line for line, _ in chosen], [each for _, each in chosen]
 
@@ -172,6 +172,13 @@ class Intentgate:
         for each in self.bench["by_tokens"]:
             by_bucket[str(each["from"])] = {key: each[key] for key in ("calls", *SHARES)}
         return by_bucket
+
+
+def read(path):
+    """Messages of a text file, one a line, or of a dataset."""
+    files = sorted(path.rglob("*.jsonl")) if path.is_dir() else [path]
+    lines = [line for file in files for line in file.read_text(encoding="utf-8").split("\n") if line]
+    return [json.loads(line)["text"] for line in lines] if files[0].suffix == ".jsonl" else lines
 
 
 def export(binary, work):
