@@ -196,9 +196,11 @@ fn the_trained_classifier_equals_the_engine_in_every_number_format() {
     }
     for text in ["where is my order k", "tomorrow", "pup e f"] {
         let exact = guards[0].0.logits(None, text);
-        for ((native, candle), tolerance) in guards.iter().zip([1e-4, 0.01, 0.15, 1.0]) {
+        // With int8 weights the engine computes at 8 bits, and candle does not.
+        let engine = [1e-4, 1e-4, 0.02, 0.02];
+        for (((native, candle), tolerance), engine) in guards.iter().zip([1e-4, 0.01, 0.15, 1.0]).zip(engine) {
             for ((x, y), exact) in native.logits(None, text).iter().zip(candle.logits(None, text)).zip(&exact) {
-                assert!((x - y).abs() < 1e-4, "{text}: {x} {y}");
+                assert!((x - y).abs() < engine, "{text}: {x} {y}");
                 assert!((x - exact).abs() < tolerance, "{text}: {x} {exact}");
             }
         }

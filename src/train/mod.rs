@@ -110,7 +110,7 @@ impl Default for Options {
             dropout: 0.0,
             label_smoothing: 0.0,
             augment: 0.5,
-            joined: 0.04,
+            joined: 0.0,
             patience: 3,
             max_tokens: 96,
             seed: 1,

@@ -1,6 +1,6 @@
 //! The inner loops, compiled once per instruction set and chosen once at run time.
 //!
-//! Kernels are written in terms of [`Simd`], a vector of 16 values, and compiled anew for each instruction set; one file
+//! Kernels are written in terms of `Simd`, a vector of 16 values, and compiled anew for each instruction set; one file
 //! per set says what its vectors are. Products on tiles have loops of their own. [`Isa`] is the token that says what the
 //! machine has. This is the only module with `unsafe` code: intrinsics, each behind the proof that the machine has them,
 //! calls of functions compiled for an instruction set after the check for it, the assembly of the tile unit, and the view
