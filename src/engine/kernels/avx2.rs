@@ -123,7 +123,6 @@ impl<const VNNI: bool> Simd for Avx2<VNNI> {
         }
         fn to_f32(x: [__m256i; 2]) -> [__m256; 2] { [_mm256_cvtepi32_ps(x[0]), _mm256_cvtepi32_ps(x[1])] }
         fn splat_bytes(bytes: [u8; 4]) -> [__m256i; 2] { [_mm256_set1_epi32(i32::from_ne_bytes(bytes)); 2] }
-        fn prefetch(address: *const i8) -> () { _mm_prefetch::<_MM_HINT_T0>(address) }
         fn load_quads(from: &Quads) -> [__m256i; 2] {
             [_mm256_loadu_si256(from.as_ptr().cast()), _mm256_loadu_si256(from[32..].as_ptr().cast())]
         }

@@ -72,7 +72,6 @@ impl Simd for Avx512 {
         fn add_i32(a: __m512i, b: __m512i) -> __m512i { _mm512_add_epi32(a, b) }
         fn to_f32(x: __m512i) -> __m512 { _mm512_cvtepi32_ps(x) }
         fn splat_bytes(bytes: [u8; 4]) -> __m512i { _mm512_set1_epi32(i32::from_ne_bytes(bytes)) }
-        fn prefetch(address: *const i8) -> () { _mm_prefetch::<_MM_HINT_T0>(address) }
         fn load_quads(from: &Quads) -> __m512i { _mm512_loadu_si512(from.as_ptr().cast()) }
         fn dot(sums: __m512i, x: __m512i, weights: __m512i) -> __m512i { _mm512_dpbusd_epi32(sums, x, weights) }
         fn transpose(rows: &mut [[f32; LANES]; LANES]) -> () {{

@@ -10,8 +10,6 @@ use crate::engine::tensors::Rows;
 const PADDING: usize = 64;
 /// Inputs in one of [`Quads`].
 const QUAD: usize = 4;
-/// How many bytes of weights are asked for ahead: prefetching in hardware stops at the end of every page of 4 KB.
-const AHEAD: usize = 8192;
 /// Quads in a cache line of a row.
 const QUADS: usize = PADDING / QUAD;
 
@@ -325,7 +323,6 @@ fn int8_block<S: Simd, const N: usize, const SUMS: usize>(
             let x: [&[[u8; QUAD]]; N] = std::array::from_fn(|n| rows[n][i].as_chunks().0);
             for q in (0..QUADS).step_by(SUMS) {
                 for s in 0..SUMS {
-                    simd.prefetch(quads[q + s].as_ptr().wrapping_add(AHEAD));
                     let quads = simd.load_quads(&quads[q + s]);
                     for n in 0..N {
                         sums[n][s] = simd.dot(sums[n][s], simd.splat_bytes(x[n][q + s]), quads);

@@ -118,8 +118,6 @@ impl Simd for Portable {
         [i32::from_le_bytes(bytes); LANES]
     }
     #[inline(always)]
-    fn prefetch(self, _: *const i8) {}
-    #[inline(always)]
     fn load_quads(self, from: &Quads) -> Quads {
         *from
     }

@@ -52,8 +52,6 @@ pub(crate) trait Simd: Copy {
     fn to_f32(self, x: Self::I) -> Self::F;
     /// The same four bytes for every lane.
     fn splat_bytes(self, bytes: [u8; 4]) -> Self::I;
-    /// Tells the processor that memory at this address will be read soon; any address will do.
-    fn prefetch(self, address: *const i8);
     fn load_quads(self, from: &Quads) -> Self::W;
     /// Adds to each lane of `sums` the product of its four inputs, unsigned in `x`, with its four weights.
     fn dot(self, sums: Self::I, x: Self::I, weights: Self::W) -> Self::I;
