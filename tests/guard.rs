@@ -197,6 +197,15 @@ fn a_batch_is_its_messages_one_by_one() {
     }
 }
 
+#[test]
+fn the_messages_of_a_batch_may_come_from_the_guard_itself() {
+    let guard = guard();
+    let texts = ["where is my order", "tomorrow", "?"];
+    let messages = texts.iter().filter(|text| guard.check(text).label().is_some()).map(|&text| (None, text));
+    let labels: Vec<_> = guard.check_batch(messages).iter().map(|verdict| verdict.label().map(str::to_owned)).collect();
+    assert_eq!(labels, texts.map(|text| guard.check(text).label().map(str::to_owned)));
+}
+
 /// Loads `tiny` with one file replaced and returns the error.
 fn refused(change: impl FnOnce(&mut Bundle<'static>)) -> LoadError {
     let mut bundle = Tiny::default().bundle();

@@ -165,15 +165,18 @@ fn add_emoji(row: &mut Row, rng: &mut dyn Rng) {
 
 /// A whole request means the same inside its own flow, and out of scope stays so in any.
 fn add_flow(row: &mut Row, rng: &mut dyn Rng) {
-    // A Han character or syllable says about as much as three letters.
-    let length: usize = row.text.chars().map(|c| if (c as u32) < 0x2e80 { 1 } else { 3 }).sum();
-    if row.context.is_none() && length >= ENOUGH_FOR_A_FLOW {
+    if row.context.is_none() && length_in_letters(&row.text) >= ENOUGH_FOR_A_FLOW {
         row.context = match row.label.parse() {
             Ok(flow) => Some(flow),
             Err(_) if row.label == super::OOS_LABEL => Flow::ALL.choose(rng).copied(),
             Err(_) => None,
         };
     }
+}
+
+/// How long a text is, where a Han character or a syllable says about as much as three letters.
+pub(super) fn length_in_letters(text: &str) -> usize {
+    text.chars().map(|c| if (c as u32) < 0x2e80 { 1 } else { 3 }).sum()
 }
 
 #[cfg(test)]

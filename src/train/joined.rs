@@ -4,14 +4,13 @@
 //! told apart by the rules for long messages: a general request among business is out of scope, business at the end of a
 //! story is in scope.
 
+use super::augment::length_in_letters;
 use crate::data::Row;
 use rand::{Rng, RngExt, seq::IndexedRandom};
 use std::collections::BTreeMap;
 
-/// How long a stretch is, in characters that say as much as a Latin letter.
+/// How long a stretch is, in letters.
 const LENGTH: usize = 190;
-/// What a Han character or a syllable counts beside one.
-const WIDE: usize = 3;
 
 /// Rows of each language outside any flow: those in scope and those out of it.
 pub(super) struct Joiner<'a> {
@@ -47,7 +46,7 @@ impl<'a> Joiner<'a> {
             if same && rows.first().is_some_and(|first: &&Row| first.label != row.label) && rng.random_bool(0.9) {
                 continue;
             }
-            length += size(&row.text);
+            length += length_in_letters(&row.text);
             rows.push(row);
         }
         let (label, whole) = match kind {
@@ -82,10 +81,6 @@ impl<'a> Joiner<'a> {
 fn cut<'t>(text: &'t str, rng: &mut impl Rng, part: impl Fn(&'t str, usize) -> &'t str) -> &'t str {
     let places: Vec<usize> = text.char_indices().map(|(at, _)| at).collect();
     places.choose(rng).map_or(text, |&at| part(text, at))
-}
-
-fn size(text: &str) -> usize {
-    text.chars().map(|c| if (c as u32) < 0x2e80 { 1 } else { WIDE }).sum()
 }
 
 fn most_frequent(rows: &[&Row]) -> String {
@@ -126,7 +121,7 @@ mod tests {
         for _ in 0..200 {
             let row = joiner.join(&mut rng).unwrap();
             assert_eq!(row.lang.as_deref(), Some("en"), "German has no row out of scope");
-            assert!(!row.text.contains("paket") && size(&row.text) >= LENGTH / 2, "{}", row.text);
+            assert!(!row.text.contains("paket") && length_in_letters(&row.text) >= LENGTH / 2, "{}", row.text);
             let whole = if row.label == "out" { "poems please" } else { "where is my order number" };
             assert!(row.text.contains(whole), "{}: {}", row.label, row.text);
             *labels.entry(row.label).or_insert(0) += 1;
