@@ -3,7 +3,7 @@
 use super::{
     buffer::Buffer,
     elementwise::exp,
-    linear::{Side, stride},
+    layout::{Side, stride},
     simd::{Kernel, LANES, Simd},
 };
 

@@ -1,7 +1,7 @@
 //! Layer norm, GELU and the hyperbolic tangent.
 
 use super::{
-    linear::stride,
+    layout::stride,
     simd::{Kernel, LANES, Simd},
 };
 

@@ -19,19 +19,22 @@ mod buffer;
 mod elementwise;
 #[cfg(feature = "train")]
 mod gradient;
-mod linear;
+mod layout;
 mod portable;
+mod product;
 mod simd;
 
 pub(crate) use attention::Scratch as AttentionScratch;
 pub(crate) use buffer::{Buffer, Part, join};
 #[cfg(feature = "train")]
 pub(crate) use gradient::{GeluGradient, exp};
-pub(crate) use linear::{Input, Linear, Scale, Side, stride};
+pub(crate) use layout::{Linear, Side, stride};
+pub(crate) use product::{Input, Scale};
 
 use attention::Attend;
 use elementwise::{AddNormalize, CoarseGelu, Gelu, Tanh};
-use linear::{F32Product, Int8Product, Quantize, Weights};
+use layout::Weights;
+use product::{F32Product, Int8Product, Quantize};
 use simd::Kernel;
 use std::fmt;
 

@@ -2,7 +2,8 @@
 
 use super::{Amx, SIDE, configure, release};
 use crate::engine::kernels::{
-    linear::{Int8, Linear, Scale, finish, stride},
+    layout::{Int8, Linear, stride},
+    product::{Scale, finish},
     simd::{Kernel, LANES, Simd},
 };
 use std::arch::asm;
