@@ -50,7 +50,8 @@ impl Intent {
 }
 
 /// The business flow the bot is in when a message arrives, so that "tomorrow at 3" can be understood.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Flow {
     /// The bot is handling an order.
     Order,

@@ -14,6 +14,8 @@ pub mod guard;
 mod label;
 #[cfg(feature = "train")]
 pub mod model;
+#[cfg(feature = "policy")]
+pub mod policy;
 pub mod text;
 pub mod tokenizer;
 #[cfg(feature = "train")]
