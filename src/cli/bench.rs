@@ -2,7 +2,7 @@
 
 use super::{Failure, ModelArguments};
 use clap::{Args, ValueEnum};
-use intentgate::{Bundle, Flow, Guard, data};
+use intentgate::{Flow, Guard, data};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, fs, hint::black_box, path::PathBuf, process::ExitCode, time::Instant};
 
@@ -43,13 +43,13 @@ pub enum BackendKind {
 }
 
 impl BackendKind {
-    pub fn guard(self, bundle: &Bundle<'_>) -> Result<Guard, Failure> {
+    pub fn guard(self, model: &ModelArguments) -> Result<Guard, Failure> {
         match self {
-            BackendKind::Native => Ok(Guard::from_bundle(bundle)?),
+            BackendKind::Native => Ok(model.guard()?),
             #[cfg(feature = "train")]
             BackendKind::Candle => {
                 super::hold_candle_to_one_thread()?;
-                Ok(Guard::with_backend(bundle, |config, weights| {
+                Ok(Guard::with_backend(&model.bundle()?, |config, weights| {
                     Ok(Box::new(intentgate::model::Reference::load(config, weights, &candle_core::Device::Cpu)?))
                 })?)
             }
@@ -100,7 +100,7 @@ struct ByTokens {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let guard = arguments.backend.guard(&arguments.model.bundle()?)?;
+    let guard = arguments.backend.guard(&arguments.model)?;
     let messages: Vec<(Option<Flow>, String)> = if arguments.data.is_empty() {
         MESSAGES.lines().map(|line| (None, line.to_owned())).collect()
     } else {

@@ -49,7 +49,7 @@ pub struct Arguments {
 const PERTURBATION_SEED: u64 = 1;
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let guard = arguments.backend.guard(&arguments.model.bundle()?)?;
+    let guard = arguments.backend.guard(&arguments.model)?;
     let rows = data::load(&arguments.data)?;
     let bar = super::progress_bar(rows.len(), "evaluating");
     let mut evaluation = eval::evaluate(&guard, &rows, |done| bar.set_position(done as u64))?;

@@ -113,16 +113,10 @@ struct ModelArguments {
 impl ModelArguments {
     fn bundle(&self) -> Result<Bundle<'static>, LoadError> {
         match &self.model {
-            Some(path) if path.is_file() => {
-                let bytes = std::fs::read(path).map_err(|source| LoadError::Io { path: path.clone(), source })?;
-                let bundle = Bundle::from_bytes(&bytes)?;
-                Ok(Bundle {
-                    config: bundle.config.into_owned().into(),
-                    weights: bundle.weights.into_owned().into(),
-                    tokenizer: bundle.tokenizer.into_owned().into(),
-                    guard: bundle.guard.into_owned().into(),
-                })
-            }
+            Some(path) if path.is_file() => Err(LoadError::Backend(format!(
+                "{} is packed for the native engine: this command needs the model directory",
+                path.display()
+            ))),
             Some(path) => Bundle::from_dir(path),
             #[cfg(feature = "embedded")]
             None => Ok(Bundle::embedded()),
@@ -132,7 +126,12 @@ impl ModelArguments {
     }
 
     fn guard(&self) -> Result<Guard, LoadError> {
-        Guard::from_bundle(&self.bundle()?)
+        match &self.model {
+            Some(path) if path.is_file() => {
+                Guard::from_bytes(std::fs::read(path).map_err(|source| LoadError::Io { path: path.clone(), source })?)
+            }
+            _ => Guard::from_bundle(&self.bundle()?),
+        }
     }
 }
 

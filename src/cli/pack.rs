@@ -16,14 +16,10 @@ pub struct Arguments {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let bytes = arguments.model.bundle()?.to_bytes()?;
-    let guard = Guard::from_bytes(&bytes)?;
+    let bytes = arguments.model.bundle()?.pack()?;
     fs::write(&arguments.out, &bytes).map_err(|error| format!("cannot write {}: {error}", arguments.out.display()))?;
-    eprintln!(
-        "{}: model {}, {:.1} MB",
-        arguments.out.display(),
-        guard.config().model_version,
-        bytes.len() as f64 / 1e6
-    );
+    let size = bytes.len() as f64 / 1e6;
+    let guard = Guard::from_bytes(bytes)?;
+    eprintln!("{}: model {}, {:.1} MB", arguments.out.display(), guard.config().model_version, size);
     Ok(ExitCode::SUCCESS)
 }

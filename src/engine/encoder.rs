@@ -3,9 +3,10 @@
 use super::{
     config::EncoderConfig,
     kernels::{AttentionScratch, Buffer, Input, Isa, Linear, Norm, Part, Scale, Side, TILE_ROWS, join, stride},
-    tensors::{Rows, TensorFile, WeightsError},
+    rows::Rows,
+    source::{Checkpoint, Source},
+    tensors::{TensorFile, WeightsError},
 };
-
 use std::ops::Range;
 
 /// Weights of a BERT sequence classifier, ready to run. Shared between threads without locks.
@@ -92,89 +93,54 @@ impl Encoder {
     /// # Errors
     /// As [`Encoder::load`].
     pub fn load_for(config: &EncoderConfig, file: &TensorFile<'_>, isa: Isa) -> Result<Self, WeightsError> {
+        let mut encoder = Self::assemble(config, isa, Checkpoint { config, file })?;
+        join(encoder.parts());
+        Ok(encoder)
+    }
+
+    /// Puts an encoder together from the parts that `source` gives.
+    pub(super) fn assemble<S: Source>(config: &EncoderConfig, isa: Isa, mut source: S) -> Result<Self, S::Error> {
         let (width, heads) = (config.hidden_size, config.num_attention_heads);
         let hidden = Side::plain(width);
         let wide = Side::plain(config.intermediate_size);
         let of_heads = Side::heads(heads, width / heads);
-        let linear = |names: &[&str], inputs: Side, outputs: Side| -> Result<Linear, WeightsError> {
-            let matrices = names
-                .iter()
-                .map(|name| {
-                    let weight = file.rows(&format!("{name}.weight"), &[outputs.len(), inputs.len()])?;
-                    Ok((weight, file.read(&format!("{name}.bias"), &[outputs.len()])?))
-                })
-                .collect::<Result<Vec<_>, WeightsError>>()?;
-            Ok(Linear::pack(&matrices, inputs, outputs))
-        };
-        let padded = |values: Vec<f32>| {
-            let rows = values.len() / width;
-            let mut buffer = Buffer::zeros(rows * hidden.row());
-            for (to, from) in
-                buffer.room(rows * hidden.row()).chunks_exact_mut(hidden.row()).zip(values.chunks_exact(width))
-            {
-                to[..width].copy_from_slice(from);
-            }
-            buffer
-        };
-        let norm = |name: &str| -> Result<Norm, WeightsError> {
-            Ok(Norm {
-                weight: padded(file.read(&format!("{name}.weight"), &[width])?),
-                bias: padded(file.read(&format!("{name}.bias"), &[width])?),
-                epsilon: config.layer_norm_eps as f32,
-            })
-        };
-        let table = |name: &str, rows: usize| file.read(&format!("bert.embeddings.{name}.weight"), &[rows, width]);
-        let mut positions = table("position_embeddings", config.max_position_embeddings)?;
-        let types = table("token_type_embeddings", config.type_vocab_size)?;
-        for row in positions.chunks_exact_mut(width) {
-            add(row, &types[..width]);
-        }
+        let embedding_norm = source.norm("bert.embeddings.LayerNorm", hidden)?;
         let layers = (0..config.num_hidden_layers)
             .map(|n| {
                 let layer = format!("bert.encoder.layer.{n}");
                 let attention = |name: &str| format!("{layer}.attention.{name}");
                 Ok(Layer {
-                    query: linear(&[&attention("self.query")], hidden, of_heads)?,
-                    key_value: linear(&[&attention("self.key"), &attention("self.value")], hidden, of_heads)?,
-                    attention_output: linear(&[&attention("output.dense")], of_heads, hidden)?,
-                    attention_norm: norm(&attention("output.LayerNorm"))?,
-                    up: linear(&[&format!("{layer}.intermediate.dense")], hidden, wide)?,
-                    down: linear(&[&format!("{layer}.output.dense")], wide, hidden)?,
-                    output_norm: norm(&format!("{layer}.output.LayerNorm"))?,
+                    key_value: source.linear(&[&attention("self.key"), &attention("self.value")], hidden, of_heads)?,
+                    query: source.linear(&[&attention("self.query")], hidden, of_heads)?,
+                    attention_output: source.linear(&[&attention("output.dense")], of_heads, hidden)?,
+                    attention_norm: source.norm(&attention("output.LayerNorm"), hidden)?,
+                    up: source.linear(&[&format!("{layer}.intermediate.dense")], hidden, wide)?,
+                    down: source.linear(&[&format!("{layer}.output.dense")], wide, hidden)?,
+                    output_norm: source.norm(&format!("{layer}.output.LayerNorm"), hidden)?,
                 })
             })
-            .collect::<Result<_, WeightsError>>()?;
-        let labels = config.id2label.len();
-        // The heads in one matrix, in f32: they are small, and their rounding would go straight into the logits.
-        let mut outputs = labels;
-        let mut head = file.read("classifier.weight", &[labels, width])?;
-        let mut bias = file.read("classifier.bias", &[labels])?;
-        if let Some(&[languages, _]) = file.shape("language.weight").as_deref() {
-            head.extend(file.read("language.weight", &[languages, width])?);
-            bias.extend(file.read("language.bias", &[languages])?);
-            outputs += languages;
-        }
-        let mut encoder = Encoder {
+            .collect::<Result<_, S::Error>>()?;
+        let pooler = source.linear(&["bert.pooler.dense"], hidden, hidden)?;
+        let (classifier, outputs) = source.heads(hidden)?;
+        Ok(Encoder {
             hidden,
             heads,
-            labels,
-            words: file.rows("bert.embeddings.word_embeddings.weight", &[config.vocab_size, width])?,
+            labels: config.id2label.len(),
+            words: source.words()?,
             vocabulary: config.vocab_size,
             longest: config.max_position_embeddings,
-            positions: padded(positions),
-            embedding_norm: norm("bert.embeddings.LayerNorm")?,
+            positions: source.positions(hidden)?,
+            embedding_norm,
             layers,
-            pooler: linear(&["bert.pooler.dense"], hidden, hidden)?,
-            classifier: Linear::pack(&[(Rows::F32(head), bias)], hidden, Side::last(outputs)),
+            pooler,
+            classifier,
             outputs,
             isa,
-        };
-        join(encoder.parts());
-        Ok(encoder)
+        })
     }
 
     /// All that is read for every message, in this order.
-    fn parts(&mut self) -> Vec<&mut dyn Part> {
+    pub(super) fn parts(&mut self) -> Vec<&mut dyn Part> {
         let mut parts: Vec<&mut dyn Part> = Vec::new();
         parts.extend(self.embedding_norm.parts());
         for layer in &mut self.layers {
@@ -188,7 +154,34 @@ impl Encoder {
         }
         parts.extend(self.pooler.parts());
         parts.extend(self.classifier.parts());
+        // Last, since a message reads as many rows as it has tokens.
+        parts.push(&mut self.positions);
         parts
+    }
+
+    /// The linear layers, in the order in which [`Source`]s are asked for them.
+    pub(super) fn linears(&self) -> impl Iterator<Item = &Linear> {
+        let of_layers = self
+            .layers
+            .iter()
+            .flat_map(|layer| [&layer.key_value, &layer.query, &layer.attention_output, &layer.up, &layer.down]);
+        of_layers.chain([&self.pooler, &self.classifier])
+    }
+
+    /// Bytes that the parts of an encoder of this shape have at least.
+    pub(super) fn least_bytes(config: &EncoderConfig) -> usize {
+        let (width, wide) = (config.hidden_size, config.intermediate_size);
+        config.num_hidden_layers * (4 * width * width + 2 * width * wide) + 4 * config.max_position_embeddings * width
+    }
+
+    /// The table of word embeddings.
+    pub(super) fn words(&self) -> &Rows {
+        &self.words
+    }
+
+    /// How many logits a message has: one per label, then one per language.
+    pub(super) fn outputs(&self) -> usize {
+        self.outputs
     }
 
     /// The instruction set in use.

@@ -10,16 +10,24 @@
 //! others are widened to f32. The word embeddings stay as they are stored (f32, f16, bf16, int8 with a scale per row or 4
 //! bits with a scale per group) and are widened row by row. README.md beside this file says where the time goes.
 
+mod bytes;
 mod config;
 mod encoder;
 pub mod kernels;
+mod packed;
 #[cfg(any(test, feature = "train"))]
 pub(crate) mod quantize;
+mod rows;
+mod source;
 mod tensors;
 
+pub(crate) use bytes::{Owner, Shared};
 pub use config::{ConfigError, EncoderConfig};
 pub use encoder::{Encoder, Scratch};
 pub use kernels::Isa;
+pub(crate) use packed::{Places, Sections};
 #[cfg(feature = "train")]
-pub(crate) use tensors::{GROUP, SCALE_SUFFIX};
+pub(crate) use rows::GROUP;
+#[cfg(feature = "train")]
+pub(crate) use tensors::SCALE_SUFFIX;
 pub use tensors::{TensorFile, WeightsError};

@@ -1,6 +1,6 @@
 //! Weights in fewer bits: int8 with a scale per row, and 4 bits with a scale per group.
 
-use super::tensors::GROUP;
+use super::rows::GROUP;
 use half::f16;
 
 /// Symmetric int8 quantisation: each row is `scale * q` with `q` in -127..=127. Returns the values and one scale per row.

@@ -1,13 +1,14 @@
 //! Named tensors from a safetensors file, checked and widened to f32.
 
-use half::{bf16, f16};
+use super::{
+    bytes::Shared,
+    rows::{Format, GROUP, Rows},
+};
 use safetensors::{Dtype, SafeTensorError, SafeTensors, tensor::TensorView};
 
 /// Appended to a tensor's name: the f32 scale of each row of an int8 tensor, or the f16 scales of the groups of a 4-bit
 /// matrix.
 pub(crate) const SCALE_SUFFIX: &str = ".scale";
-/// Neighbours in a row of a 4-bit matrix that share a scale.
-pub(crate) const GROUP: usize = 32;
 
 /// Why a weights file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,7 +31,7 @@ pub enum WeightsError {
         expected: Vec<usize>,
     },
     /// A tensor is stored in a number format that is not read here.
-    #[error("tensor {name:?} is stored as {dtype}, expected F32, F16, BF16, or I8 or U8 with scales")]
+    #[error("tensor {name:?} is stored as {dtype}, expected F32, F16, BF16, I8 with F32 scales or U8 with F16 scales")]
     Dtype {
         /// The tensor.
         name: String,
@@ -55,7 +56,7 @@ pub enum WeightsError {
 /// Beside the usual number formats it reads two of ours. `NAME` of type I8 has one f32 scale per row in `NAME.scale`. A
 /// matrix at 4 bits is `NAME` of type U8 and shape `[rows, width / 2]` with f16 scales of shape `[rows, width / 32]` in
 /// `NAME.scale`, one per group of 32 neighbours: a byte holds two values, the first in its low half, and a half is
-/// `q + 8` for the value `scale * q`, `q` in -8..=7. A U8 tensor of one dimension is a packed file.
+/// `q + 8` for the value `scale * q`, `q` in -8..=7.
 #[derive(Debug)]
 pub struct TensorFile<'a>(SafeTensors<'a>);
 
@@ -104,26 +105,41 @@ impl<'a> TensorFile<'a> {
     /// Any [`WeightsError`] but `Format`.
     pub(crate) fn rows(&self, name: &str, shape: &[usize]) -> Result<Rows, WeightsError> {
         let view = self.view(name, shape)?;
-        let rows = match view.dtype() {
-            Dtype::F32 => Rows::F32(words(view.data(), f32::from_le_bytes)),
-            Dtype::F16 => Rows::F16(words(view.data(), f16::from_le_bytes)),
-            Dtype::BF16 => Rows::BF16(words(view.data(), bf16::from_le_bytes)),
-            Dtype::I8 => {
-                let count = shape[..shape.len().saturating_sub(1)].iter().product();
-                let scale = self.read(&format!("{name}{SCALE_SUFFIX}"), &[count])?;
-                Rows::I8(view.data().iter().map(|&byte| byte as i8).collect(), scale)
-            }
-            Dtype::U8 if shape.len() == 2 => {
-                let (count, width) = (shape[0], shape[1]);
-                if !width.is_multiple_of(GROUP) {
-                    return Err(WeightsError::GroupWidth { name: name.to_owned(), width });
-                }
-                let scales = self.read(&format!("{name}{SCALE_SUFFIX}"), &[count, width / GROUP])?;
-                Rows::I4(view.data().to_vec(), scales)
-            }
+        let format = match view.dtype() {
+            Dtype::F32 => Format::F32,
+            Dtype::F16 => Format::F16,
+            Dtype::BF16 => Format::BF16,
+            Dtype::I8 => Format::I8,
+            Dtype::U8 if shape.len() == 2 => Format::I4,
             dtype => return Err(WeightsError::Dtype { name: name.to_owned(), dtype: format!("{dtype:?}") }),
         };
-        if rows.is_finite() { Ok(rows) } else { Err(WeightsError::NotFinite(name.to_owned())) }
+        let width = shape.last().copied().unwrap_or(1);
+        let count = shape[..shape.len().saturating_sub(1)].iter().product();
+        let scales = match format {
+            Format::F32 | Format::F16 | Format::BF16 => &[][..],
+            Format::I8 => self.scales(name, &[count], Dtype::F32)?,
+            Format::I4 if !width.is_multiple_of(GROUP) => {
+                return Err(WeightsError::GroupWidth { name: name.to_owned(), width });
+            }
+            Format::I4 => self.scales(name, &[count, width / GROUP], Dtype::F16)?,
+        };
+        let rows = Rows { format, values: Shared::new(view.data().to_vec()), scales: Shared::new(scales.to_vec()) };
+        if rows.is_finite() {
+            Ok(rows)
+        } else {
+            let culprit = if scales.is_empty() { "" } else { SCALE_SUFFIX };
+            Err(WeightsError::NotFinite(format!("{name}{culprit}")))
+        }
+    }
+
+    fn scales(&self, name: &str, shape: &[usize], dtype: Dtype) -> Result<&[u8], WeightsError> {
+        let name = format!("{name}{SCALE_SUFFIX}");
+        let view = self.view(&name, shape)?;
+        if view.dtype() == dtype {
+            Ok(view.data())
+        } else {
+            Err(WeightsError::Dtype { name, dtype: format!("{:?}", view.dtype()) })
+        }
     }
 
     fn view(&self, name: &str, shape: &[usize]) -> Result<TensorView<'_>, WeightsError> {
@@ -133,70 +149,6 @@ impl<'a> TensorFile<'a> {
             return Err(WeightsError::Shape { name: name.to_owned(), found, expected: shape.to_vec() });
         }
         Ok(view)
-    }
-
-    /// The bytes of a tensor of type U8: a file packed beside the weights.
-    pub(crate) fn blob(&self, name: &str) -> Result<&[u8], WeightsError> {
-        let view = self.0.tensor(name).map_err(|_| WeightsError::Missing(name.to_owned()))?;
-        match view.dtype() {
-            Dtype::U8 => Ok(view.data()),
-            dtype => Err(WeightsError::Dtype { name: name.to_owned(), dtype: format!("{dtype:?}") }),
-        }
-    }
-
-    /// Every tensor with its name, for writing it elsewhere.
-    pub(crate) fn views(&self) -> impl Iterator<Item = (&str, TensorView<'_>)> {
-        self.0.names().into_iter().filter_map(|name| Some((name, self.0.tensor(name).ok()?)))
-    }
-}
-
-/// A matrix in the number format of the file, scales widened.
-#[derive(Debug)]
-pub(crate) enum Rows {
-    F32(Vec<f32>),
-    F16(Vec<f16>),
-    BF16(Vec<bf16>),
-    I8(Vec<i8>, Vec<f32>),
-    I4(Vec<u8>, Vec<f32>),
-}
-
-impl Rows {
-    /// Widens row `row` into `out`, whose length is the width of the matrix.
-    pub(crate) fn copy(&self, row: usize, out: &mut [f32]) {
-        let range = row * out.len()..(row + 1) * out.len();
-        match self {
-            Rows::F32(values) => out.copy_from_slice(&values[range]),
-            Rows::F16(values) => widen(&values[range], out, f16::to_f32),
-            Rows::BF16(values) => widen(&values[range], out, bf16::to_f32),
-            Rows::I8(values, scale) => {
-                let scale = scale[row];
-                widen(&values[range], out, |value| f32::from(value) * scale);
-            }
-            Rows::I4(values, scales) => {
-                let (groups, _) = out.as_chunks_mut::<GROUP>();
-                let (values, _) = values[range.start / 2..range.end / 2].as_chunks::<{ GROUP / 2 }>();
-                let scales = &scales[range.start / GROUP..];
-                for ((group, values), scale) in groups.iter_mut().zip(values).zip(scales) {
-                    // Eight halves of a word, each shifted by a constant: the form that compiles to vectors best.
-                    for (out, &bytes) in group.as_chunks_mut::<8>().0.iter_mut().zip(values.as_chunks().0) {
-                        let word = u32::from_le_bytes(bytes);
-                        for (i, out) in out.iter_mut().enumerate() {
-                            *out = ((word >> (4 * i) & 15) as i32 - 8) as f32 * scale;
-                        }
-                    }
-                }
-            }
-        }
-    }
-
-    fn is_finite(&self) -> bool {
-        match self {
-            Rows::F32(values) => values.iter().all(|value| value.is_finite()),
-            Rows::F16(values) => values.iter().all(|value| value.is_finite()),
-            Rows::BF16(values) => values.iter().all(|value| value.is_finite()),
-            // `read` has checked the scales.
-            Rows::I8(..) | Rows::I4(..) => true,
-        }
     }
 }
 
@@ -209,19 +161,10 @@ fn values_shape(view: &TensorView<'_>) -> Vec<usize> {
     shape
 }
 
-fn words<T, const N: usize>(bytes: &[u8], from: impl Fn([u8; N]) -> T) -> Vec<T> {
-    bytes.as_chunks().0.iter().map(|&word| from(word)).collect()
-}
-
-fn widen<T: Copy>(values: &[T], out: &mut [f32], f32_of: impl Fn(T) -> f32) {
-    for (out, &value) in out.iter_mut().zip(values) {
-        *out = f32_of(value);
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use half::f16;
 
     /// Two rows of `bytes` bytes, with scales for `groups` groups a row.
     fn four_bit(bytes: usize, scale: f16, groups: usize) -> Vec<u8> {

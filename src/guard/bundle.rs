@@ -1,11 +1,13 @@
-//! The four files of a model, from a directory, from one packed file, or from the binary itself.
+//! The four files of a model, from a directory or from the binary itself.
 
-use super::decision::GuardConfigError;
+use super::{
+    decision::GuardConfigError,
+    packed::{self, PackedError},
+};
 use crate::{
-    engine::{ConfigError, TensorFile, WeightsError},
+    engine::{ConfigError, WeightsError},
     tokenizer::TokenizerError,
 };
-use safetensors::{Dtype, tensor::TensorView};
 use std::{
     borrow::Cow,
     fs, io,
@@ -39,6 +41,9 @@ pub enum LoadError {
     /// `guard.json` is broken.
     #[error("guard.json: {0}")]
     Guard(#[from] GuardConfigError),
+    /// A packed model is broken.
+    #[error("packed model: {0}")]
+    Packed(#[from] PackedError),
     /// The files do not belong together.
     #[error("the files of the model do not fit together: {0}")]
     Mismatch(String),
@@ -92,33 +97,11 @@ impl<'a> Bundle<'a> {
         Ok(Bundle { config: config?, weights: weights?, tokenizer: tokenizer?, guard: guard? })
     }
 
-    /// Reads a packed model: a safetensors file with the other three files inside it as U8 tensors.
+    /// Packs the model into one file for [`Guard::from_bytes`](super::Guard::from_bytes).
     ///
     /// # Errors
-    /// [`LoadError::Weights`] when the bytes are no safetensors file or one of the files is not in it.
-    pub fn from_bytes(bytes: &'a [u8]) -> Result<Self, LoadError> {
-        let file = TensorFile::parse(bytes)?;
-        let blob = |name: &str| file.blob(name).map(|bytes| Cow::Owned(bytes.to_vec()));
-        Ok(Bundle {
-            config: blob(FILES[0])?,
-            tokenizer: blob(FILES[2])?,
-            guard: blob(FILES[3])?,
-            weights: Cow::Borrowed(bytes),
-        })
-    }
-
-    /// Packs the model into one file for [`Bundle::from_bytes`].
-    ///
-    /// # Errors
-    /// [`LoadError::Weights`] when the weights are no safetensors file.
-    pub fn to_bytes(&self) -> Result<Vec<u8>, LoadError> {
-        let file = TensorFile::parse(&self.weights)?;
-        let others = [(FILES[0], &self.config), (FILES[2], &self.tokenizer), (FILES[3], &self.guard)];
-        let mut tensors: Vec<(&str, TensorView<'_>)> = file.views().filter(|(name, _)| !FILES.contains(name)).collect();
-        for (name, bytes) in others {
-            let view = TensorView::new(Dtype::U8, vec![bytes.len()], bytes).map_err(WeightsError::from)?;
-            tensors.push((name, view));
-        }
-        Ok(safetensors::serialize(tensors, None).map_err(WeightsError::from)?)
+    /// As [`Guard::from_bundle`](super::Guard::from_bundle).
+    pub fn pack(&self) -> Result<Vec<u8>, LoadError> {
+        packed::pack(self)
     }
 }

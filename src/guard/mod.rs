@@ -2,6 +2,7 @@
 
 mod bundle;
 mod decision;
+mod packed;
 mod shared;
 mod verdict;
 mod windows;
@@ -10,6 +11,7 @@ pub use bundle::{Bundle, FILES, LoadError};
 #[cfg(feature = "data")]
 pub(crate) use decision::DEFAULT_THRESHOLD;
 pub use decision::{EnergyGate, GuardConfig, GuardConfigError};
+pub use packed::PackedError;
 pub use shared::SharedGuard;
 pub use verdict::{Reason, Verdict};
 
@@ -138,12 +140,16 @@ impl Guard {
         Self::from_bundle(&Bundle::from_dir(dir)?)
     }
 
-    /// Loads a model packed into one file by `intentgate pack`, from memory.
+    /// Loads a model packed into one file by `intentgate pack` or [`Bundle::pack`]: in a few milliseconds, since nothing
+    /// has to be parsed or built.
+    ///
+    /// The word embeddings, most of the file, stay where they are: in a `Vec<u8>`, in `include_bytes!`, or in a mapped file
+    /// (`memmap2::Mmap`, say), which must not change while the guard is in use.
     ///
     /// # Errors
-    /// [`LoadError`] when the bytes are cut short, broken or of another format.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, LoadError> {
-        Self::from_bundle(&Bundle::from_bytes(bytes)?)
+    /// [`LoadError::Packed`] when the bytes are cut short, were changed, or are of another layout.
+    pub fn from_bytes(bytes: impl AsRef<[u8]> + Send + Sync + 'static) -> Result<Self, LoadError> {
+        packed::load(packed::owner(bytes), Isa::detect())
     }
 
     /// Loads a model from its four files in memory.
@@ -173,11 +179,21 @@ impl Guard {
         let config = EncoderConfig::from_json(&bundle.config)?;
         let tokenizer = Tokenizer::from_json(&bundle.tokenizer)?;
         let guard = GuardConfig::from_json(&bundle.guard)?;
+        Self::assemble(&config, tokenizer, guard, || build(&config, &TensorFile::parse(&bundle.weights)?))
+    }
+
+    /// Puts a guard together, if its parts fit each other.
+    fn assemble(
+        config: &EncoderConfig,
+        tokenizer: Tokenizer,
+        guard: GuardConfig,
+        build: impl FnOnce() -> Result<Box<dyn Backend>, LoadError>,
+    ) -> Result<Self, LoadError> {
         let labels = config.labels();
         guard.check(&labels)?;
         if tokenizer.vocabulary_size() > config.vocab_size {
             return Err(LoadError::Mismatch(format!(
-                "tokenizer.json has ids up to {}, config.json only {} embeddings",
+                "the tokenizer has ids up to {}, config.json only {} embeddings",
                 tokenizer.vocabulary_size() - 1,
                 config.vocab_size
             )));
@@ -189,7 +205,7 @@ impl Guard {
                 config.max_position_embeddings
             )));
         }
-        let backend = build(&config, &TensorFile::parse(&bundle.weights)?)?;
+        let backend = build()?;
         let languages = backend.languages();
         if languages > 0 && languages != guard.languages.len() {
             return Err(LoadError::Mismatch(format!(

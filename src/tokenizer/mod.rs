@@ -7,6 +7,7 @@
 //!
 //! Special tokens are put in by [`Tokenizer::encode`] alone. A customer who types `<s>` or `</s>` has typed plain text.
 
+mod packed;
 mod trie;
 
 use crate::label::Flow;
@@ -273,7 +274,7 @@ fn check_pre_tokenizer(value: Option<&serde_json::Value>) -> Result<(), Tokenize
 mod tests {
     use super::*;
 
-    fn tiny() -> Tokenizer {
+    pub(super) fn tiny() -> Tokenizer {
         let json = r#"{"added_tokens":[{"id":0,"content":"<s>"},{"id":1,"content":"<pad>"},{"id":2,"content":"</s>"},{"id":3,"content":"<unk>"},{"id":12,"content":"<flow:order>"}],
             "pre_tokenizer":{"type":"Metaspace","replacement":"▁","prepend_scheme":"always","split":true},
             "model":{"type":"Unigram","unk_id":3,"vocab":[["<s>",0],["<pad>",0],["</s>",0],["<unk>",0],

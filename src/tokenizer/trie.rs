@@ -1,5 +1,7 @@
 //! A byte trie in flat arrays, built once, for all vocabulary pieces that begin a text.
 
+use super::packed::take;
+
 /// No piece ends at this node.
 const NONE: u32 = u32::MAX;
 
@@ -45,11 +47,46 @@ impl Trie {
             }
         }
         first.push(byte.len() as u32);
+        Self::new(byte, piece, first)
+    }
+
+    fn new(byte: Vec<u8>, piece: Vec<u32>, first: Vec<u32>) -> Self {
         let mut root = [NONE; 256];
         for child in first[0]..first[1] {
             root[byte[child as usize] as usize] = child;
         }
         Trie { root, byte, piece, first }
+    }
+
+    pub(super) fn nodes(&self) -> usize {
+        self.byte.len()
+    }
+
+    pub(super) fn write(&self, bytes: &mut Vec<u8>) {
+        bytes.extend(self.first.iter().chain(&self.piece).flat_map(|number| number.to_le_bytes()));
+        bytes.extend(&self.byte);
+    }
+
+    /// Reads what [`Trie::write`] wrote, the end of `rest`; `pieces` is one more than the largest id.
+    pub(super) fn read(rest: &mut &[u8], nodes: usize, pieces: u32) -> Result<Self, &'static str> {
+        let mut numbers = |count: usize| -> Result<Vec<u32>, &'static str> {
+            let bytes = take(rest, count.saturating_mul(4))?;
+            Ok(bytes.as_chunks().0.iter().map(|&bytes| u32::from_le_bytes(bytes)).collect())
+        };
+        let (first, piece) = (numbers(nodes.saturating_add(1))?, numbers(nodes)?);
+        let byte = take(rest, nodes)?.to_vec();
+        if !rest.is_empty() {
+            return Err("there are bytes behind the trie");
+        }
+        // Children lie behind their parent, which ends every search, and before the end.
+        let in_order = first.is_sorted() && first.last().is_some_and(|&end| end as usize <= nodes);
+        if nodes == 0 || !in_order || first[..nodes].iter().zip(0..).any(|(&first, node)| first <= node) {
+            return Err("the nodes of the trie are out of order");
+        }
+        if piece.iter().any(|&id| id != NONE && id >= pieces) {
+            return Err("the trie has a piece beyond the vocabulary");
+        }
+        Ok(Self::new(byte, piece, first))
     }
 
     /// Calls `found(length, id)` for every piece that begins `text`, shortest first.

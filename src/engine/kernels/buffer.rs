@@ -14,8 +14,16 @@ const LINE: usize = 64;
 const HUGE_PAGE: usize = 2 << 20;
 
 /// Numbers whose bytes may hold any value.
-pub(crate) trait Plain: Copy + Default + fmt::Debug + Send + Sync {}
-impl Plain for f32 {}
+pub(crate) trait Plain: Copy + Default + fmt::Debug + Send + Sync {
+    fn is_finite(self) -> bool {
+        true
+    }
+}
+impl Plain for f32 {
+    fn is_finite(self) -> bool {
+        f32::is_finite(self)
+    }
+}
 impl Plain for i32 {}
 impl Plain for i8 {}
 impl Plain for u8 {}
@@ -74,7 +82,7 @@ pub(crate) struct Buffer<T> {
 
 enum Place {
     Own(Memory),
-    /// From this byte on in memory that [`Buffer::join`] has made.
+    /// From this byte on in memory that [`fill`] has made.
     Joined(Arc<Memory>, usize),
 }
 
@@ -101,7 +109,7 @@ impl<T: Plain> Buffer<T> {
     pub(crate) fn as_slice(&self) -> &[T] {
         let start = match &self.memory {
             Place::Own(memory) => memory.start.as_ptr(),
-            // SAFETY: `join` has made the memory large enough for every array it was given.
+            // SAFETY: `fill` has made the memory large enough for every array it was given.
             Place::Joined(memory, first) => unsafe { memory.start.as_ptr().add(*first) },
         };
         // SAFETY: `len` values lie within the memory from `start` on, a multiple of 64, by construction; the bytes are
@@ -128,6 +136,7 @@ impl<T: Plain> Default for Buffer<T> {
 /// A [`Buffer`] of any kind of number.
 pub(crate) trait Part {
     fn bytes(&self) -> &[u8];
+    fn is_finite(&self) -> bool;
     fn move_to(&mut self, memory: &Arc<Memory>, first: usize);
 }
 
@@ -138,29 +147,38 @@ impl<T: Plain> Part for Buffer<T> {
         unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
     }
 
+    fn is_finite(&self) -> bool {
+        self.as_slice().iter().all(|value| value.is_finite())
+    }
+
     fn move_to(&mut self, memory: &Arc<Memory>, first: usize) {
         self.memory = Place::Joined(Arc::clone(memory), first);
     }
 }
 
 /// Moves arrays that are read one after the other into one piece of memory, in this order.
-pub(crate) fn join(mut parts: Vec<&mut dyn Part>) {
-    let total = parts.iter().map(|part| part.bytes().len()).sum();
-    let memory = Memory::zeroed(total, true);
-    let mut at = 0;
-    let mut firsts = Vec::with_capacity(parts.len());
-    for part in &parts {
-        let bytes = part.bytes();
-        // SAFETY: the memory has room for all parts, the source is another piece of memory, and nobody else has the
-        // target yet.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start.as_ptr().add(at), bytes.len()) };
-        firsts.push(at);
-        at += bytes.len();
+pub(crate) fn join(parts: Vec<&mut dyn Part>) {
+    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.bytes()).copied().collect();
+    fill(parts, &bytes);
+}
+
+/// Fills arrays with `bytes`, one array after the other, in one piece of memory; false, and nothing done, if they do not
+/// hold as many.
+pub(crate) fn fill(mut parts: Vec<&mut dyn Part>, bytes: &[u8]) -> bool {
+    let lengths: Vec<usize> = parts.iter().map(|part| part.bytes().len()).collect();
+    if lengths.iter().sum::<usize>() != bytes.len() {
+        return false;
     }
+    let memory = Memory::zeroed(bytes.len(), true);
+    // SAFETY: the memory has room for all bytes, they are another piece of memory, and nobody else has the target yet.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), memory.start.as_ptr(), bytes.len()) };
     let memory = Arc::new(memory);
-    for (part, first) in parts.iter_mut().zip(firsts) {
-        part.move_to(&memory, first);
+    let mut at = 0;
+    for (part, length) in parts.iter_mut().zip(lengths) {
+        part.move_to(&memory, at);
+        at += length;
     }
+    true
 }
 
 impl<T> fmt::Debug for Buffer<T> {

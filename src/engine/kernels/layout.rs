@@ -4,7 +4,7 @@ use super::{
     buffer::{Buffer, Part},
     simd::LANES,
 };
-use crate::engine::tensors::Rows;
+use crate::engine::rows::Rows;
 
 /// Inputs and outputs are padded to this: a row of bytes is whole cache lines, and tiles of 16 outputs come in fours.
 pub(super) const PADDING: usize = 64;
@@ -109,20 +109,18 @@ impl Linear {
         for ((_, values), bias) in matrices.iter().zip(bias.room(all).chunks_exact_mut(outputs.row())) {
             values.iter().enumerate().for_each(|(output, &value)| bias[outputs.place(output)] = value);
         }
-        let int8: Option<Vec<_>> = matrices
-            .iter()
-            .map(|(rows, _)| if let Rows::I8(values, scales) = rows { Some((values, scales)) } else { None })
-            .collect();
+        let int8: Option<Vec<_>> = matrices.iter().map(|(rows, _)| rows.int8()).collect();
         let weights = if let Some(int8) = int8 {
             let mut quads = Buffer::zeros(all * width);
             let (mut scales, mut totals) = (Buffer::zeros(all), Buffer::zeros(all));
-            let mut padded = vec![0; width];
+            let (mut row, mut padded) = (vec![0; inputs.len()], vec![0; width]);
             for (n, (values, row_scales)) in int8.into_iter().enumerate() {
-                for (output, (row, scale)) in values.chunks_exact(inputs.len()).zip(row_scales).enumerate() {
+                for (output, (bytes, scale)) in values.chunks_exact(inputs.len()).zip(row_scales).enumerate() {
                     let at = n * outputs.row() + outputs.place(output);
-                    inputs.spread(row, &mut padded);
+                    row.iter_mut().zip(bytes).for_each(|(value, &byte)| *value = byte as i8);
+                    inputs.spread(&row, &mut padded);
                     spread_row::<_, QUAD>(&padded, at, quads.room(all * width));
-                    scales.room(all)[at] = *scale;
+                    scales.room(all)[at] = scale;
                     totals.room(all)[at] = row.iter().map(|&value| i32::from(value)).sum::<i32>() as f32;
                 }
             }
@@ -140,6 +138,18 @@ impl Linear {
             Weights::F32(panels)
         };
         Linear { inputs: width, outputs: all, bias, weights }
+    }
+
+    /// A layer of `matrices` matrices that are all zeros, to be filled through [`Linear::parts`].
+    pub(crate) fn zeros(is_int8: bool, matrices: usize, inputs: Side, outputs: Side) -> Self {
+        let (width, all) = (inputs.row(), matrices * outputs.row());
+        let weights = if is_int8 {
+            let (scales, totals) = (Buffer::zeros(all), Buffer::zeros(all));
+            Weights::Int8(Int8 { quads: Buffer::zeros(all * width), scales, totals })
+        } else {
+            Weights::F32(Buffer::zeros(all * width))
+        };
+        Linear { inputs: width, outputs: all, bias: Buffer::zeros(all), weights }
     }
 
     /// The arrays that a product reads.

@@ -25,7 +25,7 @@ mod product;
 mod simd;
 
 pub(crate) use attention::Scratch as AttentionScratch;
-pub(crate) use buffer::{Buffer, Part, join};
+pub(crate) use buffer::{Buffer, Part, fill, join};
 #[cfg(feature = "train")]
 pub(crate) use gradient::{GeluGradient, exp};
 pub(crate) use layout::{Linear, Side, stride};
@@ -198,7 +198,7 @@ impl fmt::Display for Isa {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::engine::{quantize::quantize_rows, tensors::Rows};
+    use crate::engine::{quantize::quantize_rows, rows::Rows};
     use proptest::prelude::*;
 
     fn matrix(rows: usize, width: usize) -> impl Strategy<Value = Vec<f32>> {
@@ -231,9 +231,9 @@ mod tests {
                 [0..outputs, outputs..2 * outputs].map(|rows| (of(rows.clone()), bias[rows].to_vec()))
             };
             let layers = [
-                Linear::pack(&halves(&|rows| Rows::F32(weight[rows.start * inputs..rows.end * inputs].to_vec())), side_in, side_out),
+                Linear::pack(&halves(&|rows| Rows::from_f32(&weight[rows.start * inputs..rows.end * inputs])), side_in, side_out),
                 Linear::pack(
-                    &halves(&|rows| Rows::I8(int8[rows.start * inputs..rows.end * inputs].to_vec(), scales[rows].to_vec())),
+                    &halves(&|rows| Rows::from_int8(&int8[rows.start * inputs..rows.end * inputs], &scales[rows])),
                     side_in,
                     side_out,
                 ),
