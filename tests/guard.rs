@@ -5,10 +5,11 @@ mod common;
 use common::Tiny;
 use intentgate::{
     Bundle, Flow, Guard, LoadError, Reason, SharedGuard,
-    engine::Isa,
+    engine::{Encoder, EncoderConfig, Isa, Scratch, TensorFile},
     guard::{Backend, PackedError},
 };
 use proptest::prelude::*;
+use safetensors::{Dtype, tensor::TensorView};
 use std::{
     borrow::Cow,
     sync::{
@@ -79,6 +80,60 @@ fn eight_bit_layers_change_logits_little() {
             }
         }
     }
+}
+
+/// The same model with all of its int8 matrices widened to f32.
+fn widened(bundle: &Bundle<'_>) -> Bundle<'static> {
+    let file = TensorFile::parse(&bundle.weights).unwrap();
+    let names: Vec<&str> = file.names().into_iter().filter(|name| !name.ends_with(".scale")).collect();
+    let tensors: Vec<(&str, Vec<usize>, Vec<u8>)> = names
+        .into_iter()
+        .map(|name| {
+            let shape = file.shape(name).unwrap();
+            let values = file.read(name, &shape).unwrap();
+            (name, shape, values.iter().flat_map(|value| value.to_le_bytes()).collect())
+        })
+        .collect();
+    let views =
+        tensors.iter().map(|(name, shape, bytes)| (*name, TensorView::new(Dtype::F32, shape.clone(), bytes).unwrap()));
+    let weights = safetensors::serialize(views, None).unwrap();
+    let [config, tokenizer, guard] =
+        [&bundle.config, &bundle.tokenizer, &bundle.guard].map(|file| Cow::Owned(file.to_vec()));
+    Bundle { config, weights: weights.into(), tokenizer, guard }
+}
+
+#[test]
+fn precise_logits_are_those_of_f32() {
+    let bundle = Tiny { eight_bit: Some("dense"), gain: 1.0, ..Tiny::default() }.bundle();
+    let exact = Guard::from_bundle(&widened(&bundle)).unwrap();
+    let config = EncoderConfig::from_json(&bundle.config).unwrap();
+    let file = TensorFile::parse(&bundle.weights).unwrap();
+    for isa in Isa::available() {
+        let encoder = Encoder::load_for(&config, &file, isa).unwrap();
+        let scratch = &mut Scratch::default();
+        for text in ["where is my order?", "tomorrow", "pup e f"] {
+            let (ids, mut logits) = (exact.token_ids(None, text), vec![0.0; 5]);
+            assert!(encoder.precise_logits(&ids, scratch, &mut logits));
+            for (x, y) in logits.iter().zip(exact.logits(None, text)) {
+                assert!((x - y).abs() < 1e-3, "{isa} {text}: {x} {y}");
+            }
+        }
+    }
+    let plain = Tiny::default().bundle();
+    let encoder = Encoder::load(&config, &TensorFile::parse(&plain.weights).unwrap()).unwrap();
+    assert!(!encoder.precise_logits(&[0, 2], &mut Scratch::default(), &mut [0.0; 5]), "it is f32 already");
+}
+
+#[test]
+fn verdicts_near_a_border_are_those_of_f32() {
+    let bundle = Tiny { eight_bit: Some("dense"), gain: 1.0, ..Tiny::default() }.bundle();
+    let (fast, exact) = (Guard::from_bundle(&bundle).unwrap(), Guard::from_bundle(&widened(&bundle)).unwrap());
+    let mut differed = 0;
+    for n in 0..2000 {
+        let text = format!("where {n} is {} order {}", n * 7919 % 1231, n % 17);
+        differed += usize::from(fast.check(&text).label() != exact.check(&text).label());
+    }
+    assert_eq!(differed, 0);
 }
 
 #[test]

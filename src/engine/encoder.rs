@@ -52,6 +52,7 @@ pub struct Scratch {
     attention: AttentionScratch,
     /// The rows of each message that has any.
     messages: Vec<Range<usize>>,
+    remainder: Remainder,
 }
 
 /// Rows of token vectors, and the same as bytes for int8 layers.
@@ -76,6 +77,52 @@ impl Activations {
         let scales = &mut self.scales[..rows];
         isa.quantize(values, width, bytes, scales);
         Input { values, bytes, scales }
+    }
+}
+
+/// What the bytes of an input leave of its values, as bytes once more: two of them are as good as f32.
+#[derive(Debug, Default)]
+struct Remainder {
+    rows: Activations,
+    products: Buffer<f32>,
+}
+
+impl Remainder {
+    /// Adds what is missing from the results of an int8 layer for rows of `width` values.
+    fn add(&mut self, isa: Isa, layer: &Linear, x: Input<'_>, width: usize, out: &mut [f32]) {
+        let Remainder { rows, products } = self;
+        let left = rows.values.room(x.scales.len() * stride(width)).chunks_exact_mut(stride(width));
+        let values = x.values.chunks_exact(stride(width));
+        for (((left, values), bytes), scale) in left.zip(values).zip(x.bytes.chunks_exact(width)).zip(x.scales) {
+            for ((left, value), &byte) in left.iter_mut().zip(values).zip(bytes) {
+                *left = value - scale.step * (f32::from(byte) - scale.zero);
+            }
+        }
+        let products = products.room(out.len());
+        isa.linear(layer, rows.input(isa, &[layer], x.scales.len(), width), products);
+        let row = stride(layer.outputs());
+        for (out, products) in out.chunks_exact_mut(row).zip(products.chunks_exact(row)) {
+            // The bias is in both.
+            for ((out, product), bias) in out.iter_mut().zip(products).zip(layer.bias()) {
+                *out += product - bias;
+            }
+        }
+    }
+}
+
+/// How a layer is to be computed.
+struct Pass<'a> {
+    isa: Isa,
+    /// Where to keep what is left of an input, if that counts.
+    remainder: Option<&'a mut Remainder>,
+}
+
+impl Pass<'_> {
+    fn linear(&mut self, layer: &Linear, x: Input<'_>, width: usize, out: &mut [f32]) {
+        self.isa.linear(layer, x, out);
+        if let Some(remainder) = self.remainder.as_mut().filter(|_| layer.is_int8()) {
+            remainder.add(self.isa, layer, x, width, out);
+        }
     }
 }
 
@@ -208,6 +255,20 @@ impl Encoder {
     /// `ids` holds the messages one behind the other, each as for [`Encoder::logits`], and `lengths` how many tokens each
     /// has, together as many as there are. `logits` is cut into as many equal rows as there are messages.
     pub fn logits_batch(&self, ids: &[u32], lengths: &[usize], scratch: &mut Scratch, logits: &mut [f32]) {
+        self.forward(ids, lengths, false, scratch, logits);
+    }
+
+    /// [`Encoder::logits`] with the inputs of int8 layers at 16 bits instead of 8, to about 0.001 those of an engine that
+    /// widens all weights to f32; in twice the time. `false`, and nothing written, for a model that has no such layer.
+    pub fn precise_logits(&self, ids: &[u32], scratch: &mut Scratch, logits: &mut [f32]) -> bool {
+        let is_int8 = self.linears().any(Linear::is_int8);
+        if is_int8 {
+            self.forward(ids, &[ids.len()], true, scratch, logits);
+        }
+        is_int8
+    }
+
+    fn forward(&self, ids: &[u32], lengths: &[usize], precise: bool, scratch: &mut Scratch, logits: &mut [f32]) {
         logits.fill(f32::NAN);
         let Some(wanted) = logits.len().checked_div(lengths.len()).filter(|&wanted| wanted > 0) else { return };
         let (isa, row) = (self.isa, self.hidden.row());
@@ -223,11 +284,12 @@ impl Encoder {
         }
         self.embed(ids, scratch);
         for (n, layer) in self.layers.iter().enumerate() {
-            self.run_layer(layer, n + 1 == self.layers.len(), scratch);
+            self.run_layer(layer, n + 1 == self.layers.len(), precise, scratch);
         }
-        let Scratch { hidden, context, projected, messages, .. } = scratch;
+        let Scratch { hidden, context, projected, messages, remainder, .. } = scratch;
+        let mut pass = Pass { isa, remainder: precise.then_some(remainder) };
         let pooled = context.values.room(messages.len() * stride(row));
-        isa.linear(&self.pooler, hidden.input(isa, &[&self.pooler], messages.len(), row), pooled);
+        pass.linear(&self.pooler, hidden.input(isa, &[&self.pooler], messages.len(), row), row, pooled);
         isa.tanh(pooled);
         let outputs = stride(self.classifier.outputs());
         let out = projected.room(messages.len() * outputs);
@@ -255,27 +317,28 @@ impl Encoder {
 
     /// One transformer layer over all messages in `scratch.hidden`. The last one leaves a row for each message there, that
     /// of its first token, which is all that the pooler reads.
-    fn run_layer(&self, layer: &Layer, last: bool, scratch: &mut Scratch) {
+    fn run_layer(&self, layer: &Layer, last: bool, precise: bool, scratch: &mut Scratch) {
         let (isa, width, row) = (self.isa, self.hidden.len(), self.hidden.row());
-        let Scratch { hidden, context, wide, query, key_value, projected, attention, messages } = scratch;
+        let Scratch { hidden, context, wide, query, key_value, projected, attention, messages, remainder } = scratch;
+        let mut pass = Pass { isa, remainder: precise.then_some(remainder) };
         let tokens = messages.last().map_or(0, |message| message.end);
         let wanted = if last { messages.len() } else { tokens };
         let (single, pair) = (stride(layer.query.outputs()), stride(layer.key_value.outputs()));
         let key_value = key_value.room(tokens * pair);
         let query = query.room(wanted * single);
         let input = hidden.input(isa, &[&layer.key_value, &layer.query], tokens, row);
-        isa.linear(&layer.key_value, input, key_value);
+        pass.linear(&layer.key_value, input, row, key_value);
         if !last {
-            isa.linear(&layer.query, input, query);
+            pass.linear(&layer.query, input, row, query);
         } else if let [_] = messages[..] {
-            isa.linear(&layer.query, input.first(1, row), query);
+            pass.linear(&layer.query, input.first(1, row), row, query);
         } else {
             let hidden_rows = hidden.values.room(tokens * stride(row));
             for (n, message) in messages.iter().enumerate() {
                 hidden_rows
                     .copy_within(message.start * stride(row)..(message.start + 1) * stride(row), n * stride(row));
             }
-            isa.linear(&layer.query, hidden.input(isa, &[&layer.query], wanted, row), query);
+            pass.linear(&layer.query, hidden.input(isa, &[&layer.query], wanted, row), row, query);
         }
         let attended = context.values.room(wanted * single);
         for (n, message) in messages.iter().enumerate() {
@@ -288,16 +351,21 @@ impl Encoder {
 
         let projected = projected.room(wanted * stride(row));
         let input = context.input(isa, &[&layer.attention_output], wanted, layer.query.outputs());
-        isa.linear(&layer.attention_output, input, projected);
+        pass.linear(&layer.attention_output, input, layer.query.outputs(), projected);
         isa.add_normalize(&layer.attention_norm, width, projected, hidden.values.room(wanted * stride(row)));
         let up = wide.values.room(wanted * stride(layer.up.outputs()));
-        isa.linear(&layer.up, hidden.input(isa, &[&layer.up], wanted, row), up);
-        if layer.down.is_int8() {
+        pass.linear(&layer.up, hidden.input(isa, &[&layer.up], wanted, row), row, up);
+        if layer.down.is_int8() && !precise {
             isa.coarse_gelu(up);
         } else {
             isa.gelu(up);
         }
-        isa.linear(&layer.down, wide.input(isa, &[&layer.down], wanted, layer.up.outputs()), projected);
+        pass.linear(
+            &layer.down,
+            wide.input(isa, &[&layer.down], wanted, layer.up.outputs()),
+            layer.up.outputs(),
+            projected,
+        );
         isa.add_normalize(&layer.output_norm, width, projected, hidden.values.room(wanted * stride(row)));
     }
 }

@@ -136,6 +136,8 @@ pub(crate) struct Decision {
     pub(crate) oos_score: f32,
     /// Whether the energy alone was enough to refuse.
     pub(crate) far: bool,
+    /// By how much the log-odds would have to change for another class to win.
+    pub(crate) distance: f32,
 }
 
 /// Turns `logits` into calibrated probabilities in place, and decides.
@@ -148,7 +150,7 @@ pub(crate) fn decide(config: &GuardConfig, oos: Option<usize>, thresholds: &[f32
     if logits.iter().any(|logit| !logit.is_finite()) {
         let uniform = 1.0 / logits.len() as f32;
         logits.fill(uniform);
-        return Decision { class: oos, margin: 0.0, oos_score: 1.0, far: true };
+        return Decision { class: oos, margin: 0.0, oos_score: 1.0, far: true, distance: f32::INFINITY };
     }
     let mut total = 0.0;
     for logit in logits.iter_mut() {
@@ -165,11 +167,22 @@ pub(crate) fn decide(config: &GuardConfig, oos: Option<usize>, thresholds: &[f32
     let best_but = |left_out: Option<usize>| {
         (0..scores.len()).filter(|&class| Some(class) != left_out).max_by(|&a, &b| scores[a].total_cmp(&scores[b]))
     };
-    let class = best_but(oos).filter(|&class| oos_score <= thresholds[class]).or(oos);
+    let best = best_but(oos);
+    let class = best.filter(|&class| oos_score <= thresholds[class]).or(oos);
     let winner = class.or_else(|| best_but(None));
     let score = |class: Option<usize>| class.map_or(0.0, |class| scores[class]);
     let margin = (score(winner) - score(best_but(winner))).max(0.0);
-    Decision { class, margin, oos_score, far: far > 0.5 && class == oos }
+    // Between in scope and out of it, and between the two best in-scope classes.
+    let mut distance = best.map_or(f32::INFINITY, |best| (log_odds(oos_score) - log_odds(thresholds[best])).abs());
+    if class != oos {
+        let second = (0..scores.len()).filter(|&other| Some(other) != oos && Some(other) != best).map(|n| scores[n]);
+        distance = distance.min((score(best) / second.fold(f32::MIN_POSITIVE, f32::max)).ln());
+    }
+    Decision { class, margin, oos_score, far: far > 0.5 && class == oos, distance }
+}
+
+fn log_odds(probability: f32) -> f32 {
+    (probability / (1.0 - probability)).ln()
 }
 
 #[cfg(test)]
@@ -216,6 +229,16 @@ pub(crate) mod tests {
         assert!(decision.class == Some(1) && decision.far);
         let (decision, _) = run(None, &[0.5; 3], &[9.0, 1.0, 0.0]);
         assert!(decision.class == Some(0) && !decision.far && decision.margin > 0.9);
+    }
+
+    #[test]
+    fn the_distance_is_that_to_the_nearest_border() {
+        let distance = |thresholds: [f32; 3], logits: [f32; 3]| run(Some(2), &thresholds, &logits).0.distance;
+        // The temperature is 1.5, and the gate on energy far away.
+        assert!((distance([0.5; 3], [40.0, 0.0, 37.0]) - 2.0).abs() < 1e-3);
+        assert!((distance([0.5; 3], [40.0, 39.7, 0.0]) - 0.2).abs() < 1e-3, "another flow");
+        assert!((distance([0.5; 3], [30.0, 29.7, 40.0])).abs() > 3.0, "refused whichever flow it is");
+        assert!(distance([1.0; 3], [40.0, 0.0, 37.0]) > 20.0, "nothing is refused");
     }
 
     #[test]

@@ -95,6 +95,8 @@ pub struct Verdict {
     oos_score: f32,
     reason: Reason,
     language: Language,
+    /// See [`decision::Decision::distance`].
+    distance: f32,
 }
 
 /// What the language head says.
@@ -149,6 +151,7 @@ impl Verdict {
             oos_score: decision.oos_score,
             reason,
             language,
+            distance: decision.distance,
             model,
         }
     }
@@ -162,6 +165,7 @@ impl Verdict {
             oos_score: 0.0,
             reason: Reason::Empty,
             language: Language::Unknown,
+            distance: f32::INFINITY,
         }
     }
 
@@ -190,6 +194,11 @@ impl Verdict {
     /// Whether the bot may answer. False for an empty message, which [`Verdict::reason`] tells apart.
     pub fn in_scope(&self) -> bool {
         self.reason != Reason::Empty && !self.is_refused()
+    }
+
+    /// By how much the log-odds would have to change for another label to win.
+    pub(super) fn distance(&self) -> f32 {
+        self.distance
     }
 
     fn is_refused(&self) -> bool {

@@ -160,6 +160,11 @@ impl Linear {
         }
     }
 
+    /// What is added to each value of a row of the result.
+    pub(crate) fn bias(&self) -> &[f32] {
+        self.bias.as_slice()
+    }
+
     /// Values in a row of the result.
     pub(crate) fn outputs(&self) -> usize {
         self.outputs
