@@ -212,7 +212,7 @@ fn long_messages_of_a_sure_model_get_what_they_must() {
     let rows: Vec<_> =
         RowReader::new(lines.as_bytes(), "rows.jsonl".as_ref()).map(|row| row.unwrap().unwrap()).collect();
     let guard = QuestionMark::default().guard();
-    let long = eval::evaluate_long(&guard, &rows, 1, |_, _| ()).unwrap();
+    let long = eval::evaluate_long(&guard, &rows, &[], 1, |_, _| ()).unwrap();
     assert_eq!(long.overall.len(), 6);
     for (kind, recall) in &long.overall {
         assert_eq!((recall.right, recall.right_label), (recall.texts, recall.texts), "{kind}");

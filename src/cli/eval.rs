@@ -34,9 +34,10 @@ pub struct Arguments {
     /// Most errors to print
     #[arg(long, default_value_t = 20)]
     errors: usize,
-    /// Measure long messages as well, built from the rows: requests hidden in the middle or told after a story
-    #[arg(long)]
-    long: bool,
+    /// Measure long messages as well: requests hidden in the middle or told after a story, built from the rows and, where
+    /// files are named, from the long messages in them
+    #[arg(long, value_name = "PATH", num_args = 0..)]
+    long: Option<Vec<PathBuf>>,
     /// What computes: native, or candle as the reference
     #[arg(long, default_value = "native")]
     backend: super::bench::BackendKind,
@@ -60,9 +61,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         evaluation.perturbed = Some(eval::evaluate_perturbed(&guard, &rows, &evaluation, PERTURBATION_SEED, progress)?);
         bar.finish_and_clear();
     }
-    if arguments.long {
+    if let Some(long) = &arguments.long {
+        let long = if long.is_empty() { Vec::new() } else { data::load(long)? };
         let bar = super::progress_bar(0, "long messages");
-        evaluation.long = Some(eval::evaluate_long(&guard, &rows, LONG_SEED, |done, all| {
+        evaluation.long = Some(eval::evaluate_long(&guard, &rows, &long, LONG_SEED, |done, all| {
             bar.set_length(all as u64);
             bar.set_position(done as u64);
         })?);

@@ -89,6 +89,9 @@ pub struct Arguments {
     /// Share of rows changed anew in every epoch: typos, accents, punctuation, digits, greetings, emoji, flows
     #[arg(long, default_value_t = Options::default().augment, help_heading = "Recipe")]
     augment: f64,
+    /// Probability with which a token is hidden behind <unk>
+    #[arg(long, default_value_t = Options::default().word_dropout, help_heading = "Recipe")]
+    word_dropout: f64,
     /// Stretches of long messages, made of rows joined, beside the rows of an epoch, as a share of them
     #[arg(long, default_value_t = Options::default().joined, help_heading = "Recipe")]
     joined: f64,
@@ -182,6 +185,7 @@ fn options(arguments: &Arguments) -> Options {
         dropout: arguments.dropout,
         label_smoothing: arguments.label_smoothing,
         augment: arguments.augment,
+        word_dropout: arguments.word_dropout,
         joined: arguments.joined,
         patience: arguments.patience,
         max_tokens: arguments.max_tokens,

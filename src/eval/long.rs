@@ -21,12 +21,21 @@ const FEWEST_ROWS: usize = 20;
 
 /// What long messages of one kind look like, and what they must get.
 ///
-/// Rows are joined as they come, so a text is about as many things as it has rows: harder than what people write, for
-/// one row in ten that is misread alone is enough to turn [`LongKind::Business`] or [`LongKind::General`].
+/// Written texts are whole messages of 1,000 to 4,000 characters about one thing, as people write them. Joined ones are
+/// rows as they come, about as many things as there are rows: harder, for one row in ten that is misread alone is enough
+/// to turn [`LongKind::Business`] or [`LongKind::General`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum LongKind {
+    /// An out-of-scope row hidden in a written in-scope text, between two sentences: to be refused.
+    WrittenHidden,
+    /// A written in-scope text as it is: in scope.
+    WrittenBusiness,
+    /// A written out-of-scope text, then an in-scope row: in scope.
+    WrittenStory,
+    /// A written out-of-scope text as it is: to be refused.
+    WrittenGeneral,
     /// An out-of-scope row hidden in 4,000 characters of in-scope rows: to be refused.
     HiddenRequest,
     /// 4,000 characters of in-scope rows with nothing hidden in them: in scope.
@@ -43,19 +52,24 @@ pub enum LongKind {
 
 impl LongKind {
     fn in_scope(self) -> bool {
-        !matches!(self, LongKind::HiddenRequest | LongKind::General)
+        use LongKind::{General, HiddenRequest, WrittenGeneral, WrittenHidden};
+        !matches!(self, WrittenHidden | WrittenGeneral | HiddenRequest | General)
     }
 }
 
 impl fmt::Display for LongKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            LongKind::HiddenRequest => "hidden request",
-            LongKind::Business => "business",
-            LongKind::LongStory => "long story",
-            LongKind::General => "general",
-            LongKind::Story => "story",
-            LongKind::OneLabel => "one label",
+            LongKind::WrittenHidden => "written, hidden request",
+            LongKind::WrittenBusiness => "written, business",
+            LongKind::WrittenStory => "written, story",
+            LongKind::WrittenGeneral => "written, general",
+            LongKind::HiddenRequest => "joined, hidden request",
+            LongKind::Business => "joined, business",
+            LongKind::LongStory => "joined, long story",
+            LongKind::General => "joined, general",
+            LongKind::Story => "joined, story",
+            LongKind::OneLabel => "joined, one label",
         })
     }
 }
@@ -120,14 +134,15 @@ struct LongText<'a> {
     planted: Option<&'a str>,
 }
 
-/// Builds long messages from `rows` by language, always the same for a seed, and runs `guard` over them. Only rows
-/// without a flow are used. `progress` is called after each message with the number done and the number of all.
+/// Builds long messages from `rows` and the written texts `long` by language, always the same for a seed, and runs `guard`
+/// over them. Only rows without a flow are used. `progress` is called after each message with the number done and the number of all.
 ///
 /// # Errors
 /// [`EvalError::TooFewRows`] when no language has 20 in-scope and 20 out-of-scope rows without a flow.
 pub fn evaluate_long(
     guard: &Guard,
     rows: &[Row],
+    long: &[Row],
     seed: u64,
     mut progress: impl FnMut(usize, usize),
 ) -> Result<LongEvaluation, EvalError> {
@@ -136,8 +151,13 @@ pub fn evaluate_long(
     for row in rows.iter().filter(|row| row.context.is_none()) {
         by_language.entry(lang(row)).or_default().push(row);
     }
-    let texts: Vec<(&str, Vec<LongText<'_>>)> =
-        by_language.into_iter().map(|(code, rows)| (code, texts(code, &rows, oos, seed))).collect();
+    let texts: Vec<(&str, Vec<LongText<'_>>)> = by_language
+        .into_iter()
+        .map(|(code, rows)| {
+            let long: Vec<&Row> = long.iter().filter(|row| lang(row) == code).collect();
+            (code, texts(code, &rows, &long, oos, seed))
+        })
+        .collect();
     let all: usize = texts.iter().map(|(_, texts)| texts.len()).sum();
     if all == 0 {
         return Err(EvalError::TooFewRows(FEWEST_ROWS));
@@ -166,7 +186,7 @@ pub fn evaluate_long(
 }
 
 /// The long messages of one language; none when it has too few rows.
-fn texts<'a>(code: &str, rows: &[&'a Row], oos: &'a str, seed: u64) -> Vec<LongText<'a>> {
+fn texts<'a>(code: &str, rows: &[&'a Row], long: &[&'a Row], oos: &'a str, seed: u64) -> Vec<LongText<'a>> {
     // Of each language's own, so that another language's rows change nothing.
     let mut random = SplitMix64(fnv1a(FNV_OFFSET ^ seed, code.as_bytes()));
     let (general, business): (Vec<&Row>, Vec<&Row>) = rows.iter().partition(|row| row.label == oos);
@@ -221,7 +241,40 @@ fn texts<'a>(code: &str, rows: &[&'a Row], oos: &'a str, seed: u64) -> Vec<LongT
         let text = rows.draw_text(STORY, &mut random).join(" ");
         texts.push(LongText { kind: LongKind::OneLabel, text, label: Some(*label), planted: None });
     }
+    for row in long {
+        let (alone, with_row, rows, places) = if row.label == oos {
+            (LongKind::WrittenGeneral, LongKind::WrittenStory, &mut endings, TEXTS)
+        } else {
+            (LongKind::WrittenBusiness, LongKind::WrittenHidden, &mut requests, PLACES)
+        };
+        texts.push(LongText { kind: alone, text: row.text.clone(), label: Some(&row.label), planted: None });
+        for place in 0..places {
+            let planted = rows.draw(&mut random);
+            let at = if row.label == oos { row.text.len() } else { gap(&row.text, place as f64 / (PLACES - 1) as f64) };
+            let text = format!("{} {} {}", &row.text[..at], planted.text, &row.text[at..]);
+            texts.push(LongText {
+                kind: with_row,
+                text: text.trim().to_owned(),
+                label: Some(&planted.label),
+                planted: Some(&planted.text),
+            });
+        }
+    }
     texts
+}
+
+/// The gap between two sentences, or words, or characters, whichever there are, that is nearest to a share of the text.
+fn gap(text: &str, share: f64) -> usize {
+    let wanted = share * text.len() as f64;
+    let after = |is_end: fn(char) -> bool| {
+        let ends = text.char_indices().filter(move |&(_, c)| is_end(c)).map(|(at, c)| at + c.len_utf8());
+        [0, text.len()].into_iter().chain(ends)
+    };
+    let sentences: Vec<usize> =
+        after(|c| matches!(c, '.' | '!' | '?' | '\n' | '…' | '。' | '！' | '？' | '؟' | '।')).collect();
+    // Somebody who uses no full stops.
+    let gaps = if sentences.len() < PLACES { after(char::is_whitespace).collect() } else { sentences };
+    gaps.into_iter().min_by(|&a, &b| (a as f64 - wanted).abs().total_cmp(&(b as f64 - wanted).abs())).unwrap_or(0)
 }
 
 /// Rows in random order; once all are drawn, all over again in another order.
@@ -279,10 +332,14 @@ mod tests {
     fn texts_are_built_as_promised_and_always_the_same() {
         let rows = rows();
         let rows: Vec<&Row> = rows.iter().collect();
-        let made = texts("en", &rows, "out_of_scope", 7);
-        let again = texts("en", &rows, "out_of_scope", 7);
+        let written: Vec<Row> = ["faq", "out_of_scope"]
+            .map(|label| Row { text: "This goes on. ".repeat(90), label: label.into(), ..rows[0].clone() })
+            .into();
+        let written: Vec<&Row> = written.iter().collect();
+        let made = texts("en", &rows, &written, "out_of_scope", 7);
+        let again = texts("en", &rows, &written, "out_of_scope", 7);
         assert!(made.iter().zip(&again).all(|(a, b)| a.text == b.text));
-        assert!(made.iter().zip(texts("en", &rows, "out_of_scope", 8)).any(|(a, b)| a.text != b.text));
+        assert!(made.iter().zip(texts("en", &rows, &written, "out_of_scope", 8)).any(|(a, b)| a.text != b.text));
 
         let hidden: Vec<_> = made.iter().filter(|text| text.kind == LongKind::HiddenRequest).collect();
         let places: Vec<usize> = hidden.iter().map(|text| text.text.find(text.planted.unwrap()).unwrap()).collect();
@@ -291,7 +348,18 @@ mod tests {
         for text in made.iter().filter(|text| matches!(text.kind, LongKind::LongStory | LongKind::Story)) {
             assert!(text.text.ends_with(text.planted.unwrap()) && text.label != Some("out_of_scope"));
         }
+        let written = |kind| made.iter().filter(move |text| text.kind == kind);
+        let counts =
+            [LongKind::WrittenHidden, LongKind::WrittenBusiness, LongKind::WrittenStory, LongKind::WrittenGeneral]
+                .map(|kind| written(kind).count());
+        assert_eq!(counts, [PLACES, 1, TEXTS, 1]);
+        for text in written(LongKind::WrittenHidden) {
+            let (before, after) = text.text.split_once(text.planted.unwrap()).unwrap();
+            assert!(before.is_empty() || before.ends_with(". "), "{before}");
+            assert!(after.is_empty() || after.starts_with("  This"), "{after}");
+        }
+        assert!(written(LongKind::WrittenStory).all(|text| text.text.ends_with(text.planted.unwrap())));
         assert!(made.iter().all(|text| text.text.chars().count() >= STORY - 1));
-        assert!(texts("en", &rows[..50], "out_of_scope", 7).is_empty(), "too few out-of-scope rows");
+        assert!(texts("en", &rows[..50], &[], "out_of_scope", 7).is_empty(), "too few out-of-scope rows");
     }
 }

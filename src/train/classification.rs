@@ -7,11 +7,12 @@ use super::{
 };
 use crate::{
     data::Row,
+    label::Flow,
     model::{Batch, Classifier},
     tokenizer,
 };
 use candle_core::{D, Tensor};
-use rand::SeedableRng;
+use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use std::iter;
 
@@ -76,6 +77,20 @@ impl<'a> Classification<'a> {
     }
 }
 
+impl Classification<'_> {
+    /// Special tokens stay as they are: they begin and end a message, and flows have ids of their own.
+    fn hide_words(&self, example: &mut Example, rng: &mut ChaCha8Rng) {
+        let tokenizer = self.encoding.tokenizer;
+        let flows = Flow::ALL.map(|flow| tokenizer.flow_token(flow));
+        let last = example.ids.len().saturating_sub(1);
+        for id in example.ids[..last].iter_mut().skip(1).filter(|id| !flows.contains(&Some(**id))) {
+            if rng.random_bool(self.options.word_dropout) {
+                *id = tokenizer.unknown();
+            }
+        }
+    }
+}
+
 impl Objective for Classification<'_> {
     type Example = Example;
 
@@ -98,6 +113,9 @@ impl Objective for Classification<'_> {
             .collect();
         let joined = iter::repeat_with(|| self.joiner.as_ref()?.join(&mut rng)).take(self.joined()).flatten();
         examples.extend(joined.collect::<Vec<_>>().iter().map(|row| self.example(row, scratch)));
+        if self.options.word_dropout > 0.0 {
+            examples.iter_mut().for_each(|example| self.hide_words(example, &mut rng));
+        }
         Ok(fit::batches(examples, self.options.batch_size, |example| example.ids.len(), &mut rng))
     }
 

@@ -82,6 +82,9 @@ pub struct Options {
     pub label_smoothing: f64,
     /// Share of rows that are changed anew in every epoch, see [`Augment`].
     pub augment: f64,
+    /// Probability with which a token of a message is hidden behind `<unk>`, so that no single word decides (Iyyer et al.,
+    /// 2015, <https://aclanthology.org/P15-1162/>).
+    pub word_dropout: f64,
     /// Stretches of long messages beside the rows of an epoch, as a share of them: rows joined as the guard's windows cut
     /// a message. Only where there is an out-of-scope label.
     pub joined: f64,
@@ -110,6 +113,7 @@ impl Default for Options {
             dropout: 0.0,
             label_smoothing: 0.0,
             augment: 0.5,
+            word_dropout: 0.0,
             joined: 0.0,
             patience: 3,
             max_tokens: 96,
@@ -357,6 +361,7 @@ fn check_options(options: &Options) -> Result<(), TrainError> {
         ("dropout", options.dropout, 0.9),
         ("label smoothing", options.label_smoothing, 0.9),
         ("augment", options.augment, 1.0),
+        ("word dropout", options.word_dropout, 0.9),
         ("joined", options.joined, 1.0),
     ] {
         if !(0.0..=most).contains(&value) {
