@@ -65,6 +65,10 @@ pub enum Cause {
     Empty,
     /// The guard could not answer.
     GuardFailed,
+    /// A person has had the conversation since an earlier message.
+    WithPerson,
+    /// The customer asked to be left alone and has not come back.
+    OptedOut,
 }
 
 /// One decision.
