@@ -238,7 +238,7 @@ impl Default for Profile {
             language: "en".into(),
             intents: Flow::ALL.to_vec(),
             disabled_intent: DisabledIntent::Refuse,
-            ask_back_margin: 0.1,
+            ask_back_margin: 0.2,
             offer_person_after: 2,
             hand_off_after: 4,
             idle_seconds: 30 * 60,
