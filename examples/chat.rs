@@ -13,10 +13,21 @@ use std::{
     env,
     error::Error,
     io::{self, BufRead, IsTerminal, Write},
+    process::ExitCode,
     time::{Instant, SystemTime},
 };
 
-fn main() -> Result<(), Box<dyn Error>> {
+fn main() -> ExitCode {
+    match chat() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn chat() -> Result<(), Box<dyn Error>> {
     let profile = match env::args_os().nth(1) {
         Some(path) => Profile::from_file(path)?,
         None => Profile::default(),
