@@ -240,6 +240,7 @@ fn broken_profiles_name_file_line_and_key() {
         ("[[keywords]]\nname = 'a'\naction = 'opt_in'\nwords = 'b'", 4, "keywords[0].words", "a list of words"),
         ("[[keywords]]\nname = 'a'\naction = 'opt_in'\nwords = ['b', 3]", 4, "keywords[0].words[1]", "invalid type"),
         ("[[keywords]]\nname = 'a'\naction = 'opt_in'", 1, "keywords[0]", "missing field `words`"),
+        ("[[keywords]]\nname = 'a'\naction = 'opt_in'\nwords = ['b*']", 4, "keywords[0].words", "without *"),
         ("[[topics]]\nname = 'a'\nwords = []", 3, "topics[0].words", "at least one word"),
         ("[[topics]]\nname = 'a'\nwords = ['b', '?*']", 3, "topics[0].words[1]", "a letter or a digit"),
         ("[[topics]]\nname = 'a'\n[topics.words]\nen = ['b']\nenglish = ['b']", 5, "topics[0].words.english", "BCP 47"),

@@ -68,7 +68,15 @@ impl Keywords {
         let mut rules = Vec::new();
         let mut whole: HashMap<Box<str>, Vec<Use>> = HashMap::new();
         for (n, keyword) in profile.keywords.iter().enumerate() {
-            for word in words(&keyword.words, &format!("keywords[{n}].words"))? {
+            let key = format!("keywords[{n}].words");
+            for word in words(&keyword.words, &key)? {
+                if word.any_ending {
+                    return Err(Invalid::new(
+                        key,
+                        format_args!("\"{}*\"", word.canonical),
+                        "whole messages, without *",
+                    ));
+                }
                 let language = word.language.map(Into::into);
                 whole.entry(word.canonical.into()).or_default().push(Use { owner: n, language });
             }
