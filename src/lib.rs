@@ -3,6 +3,8 @@
 #![deny(unsafe_code)]
 #![warn(missing_docs, rustdoc::broken_intra_doc_links)]
 
+#[cfg(feature = "policy")]
+pub mod audit;
 #[cfg(feature = "data")]
 pub mod data;
 pub mod engine;

@@ -1,5 +1,6 @@
 //! Arguments, progress bars and printing; all the work is in the library.
 
+mod audit;
 mod bench;
 mod classify;
 mod data;
@@ -61,6 +62,9 @@ enum Command {
     #[cfg(feature = "train")]
     Probe(probe::Arguments),
     Card(eval::CardArguments),
+    /// Read audit logs.
+    #[command(subcommand)]
+    Audit(audit::Command),
 }
 
 /// Any error, with what it was about. The command prints it and returns 1.
@@ -86,6 +90,7 @@ pub fn run() -> ExitCode {
         #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Card(arguments) => eval::card(&arguments),
+        Command::Audit(command) => audit::run(&command),
     };
     match result {
         Ok(code) => code,

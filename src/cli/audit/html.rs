@@ -1,0 +1,396 @@
+//! The report as one page: no script, nothing fetched.
+
+use super::{
+    Failure,
+    plots::{self, ACTIONS, Colour, GRID, INK},
+    report::{BY_ACTION, by_action, share, shift},
+};
+use intentgate::{
+    audit::report::{Actions, Report},
+    eval::tables::percent,
+};
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Write as _},
+};
+
+/// Languages in the plot; the table has all of them.
+const PLOTTED_LANGUAGES: usize = 24;
+
+const STYLE: &str = "
+:root { color-scheme: light dark; --paper: #ffffff; --ink: #24292f; --soft: #5b6470; --line: #d8dce1; --tile: #f4f6f8; }
+@media (prefers-color-scheme: dark) {
+  :root { --paper: #15181c; --ink: #dde1e6; --soft: #9aa3ae; --line: #3a4049; --tile: #1f242a; }
+}
+body { margin: 0 auto; max-width: 58rem; padding: 2rem 1.2rem 4rem; background: var(--paper); color: var(--ink);
+  font: 16px/1.5 system-ui, 'Segoe UI', Roboto, 'Noto Sans', sans-serif; }
+h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
+p, dd { max-width: 46rem; }
+.soft, figcaption, dd { color: var(--soft); }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .7rem; margin: 1.3rem 0; padding: 0; }
+.tiles li { list-style: none; background: var(--tile); border-radius: .4rem; padding: .6rem .9rem; }
+.tiles b { display: block; font-size: 1.4rem; }
+.wide { overflow-x: auto; }
+table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
+th, td { text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid var(--line); }
+th { color: var(--soft); font-weight: 600; }
+td.number, th.number { text-align: right; white-space: nowrap; }
+td.text { overflow-wrap: anywhere; min-width: 14rem; unicode-bidi: isolate; }
+code { font: .85em ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
+figure { margin: 1rem 0; }
+figure > svg { max-width: 100%; height: auto; display: block; }
+figcaption span { display: inline-block; margin-right: 1.1rem; }
+figcaption svg { display: inline; vertical-align: -1px; }
+dt { font-weight: 600; margin-top: .7rem; }
+dd { margin: 0; }
+@media print { body { max-width: none; padding: 0; font-size: 11px; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
+";
+
+/// Any text on the page goes through this: logs hold what customers typed.
+struct Escaped<'a>(&'a str);
+
+impl fmt::Display for Escaped<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.chars().try_for_each(|c| match c {
+            '&' => f.write_str("&amp;"),
+            '<' => f.write_str("&lt;"),
+            '>' => f.write_str("&gt;"),
+            '"' => f.write_str("&quot;"),
+            '\'' => f.write_str("&#39;"),
+            _ => f.write_char(c),
+        })
+    }
+}
+
+fn hex(colour: plotters::style::RGBColor) -> String {
+    format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
+}
+
+/// Replaces the colours of plots and legends on a dark page.
+fn dark_style() -> String {
+    let rules = ACTIONS.iter().chain([&INK, &GRID]).fold(String::new(), |rules, Colour { light, dark }| {
+        let (light, dark) = (hex(*light), hex(*dark));
+        rules + &format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}")
+    });
+    format!("@media (prefers-color-scheme: dark){{{rules}}}")
+}
+
+struct Page(String);
+
+impl Page {
+    fn heading(&mut self, text: &str) {
+        let _ = writeln!(self.0, "<h2>{}</h2>", Escaped(text));
+    }
+
+    fn paragraph(&mut self, text: &str) {
+        let _ = writeln!(self.0, "<p>{}</p>", Escaped(text));
+    }
+
+    /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers.
+    fn table<const N: usize>(&mut self, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
+        let classes = header.map(|name| match name.as_bytes().first() {
+            Some(b'#') => " class=\"number\"",
+            Some(b'"') => " class=\"text\" dir=\"auto\"",
+            _ => "",
+        });
+        self.0.push_str("<div class=\"wide\"><table><thead><tr>");
+        for (name, class) in header.iter().zip(classes) {
+            let _ = write!(self.0, "<th scope=\"col\"{class}>{}</th>", Escaped(name.trim_start_matches(['#', '"'])));
+        }
+        self.0.push_str("</tr></thead><tbody>\n");
+        for row in rows {
+            self.0.push_str("<tr>");
+            for (cell, class) in row.iter().zip(classes) {
+                let _ = write!(self.0, "<td{class}>{}</td>", Escaped(cell));
+            }
+            self.0.push_str("</tr>\n");
+        }
+        self.0.push_str("</tbody></table></div>\n");
+    }
+
+    /// A plot, made by [`plots`], which escapes what it draws.
+    fn figure(&mut self, svg: &str, legend: &[(&Colour, &str)], caption: &str) {
+        let _ = write!(self.0, "<figure role=\"img\" aria-label=\"{}\">{svg}<figcaption>", Escaped(caption));
+        for (colour, name) in legend {
+            let fill = hex(colour.light);
+            let swatch =
+                format!("<svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" fill=\"{fill}\"/></svg>");
+            let _ = write!(self.0, "<span>{swatch} {}</span>", Escaped(name));
+        }
+        let _ = writeln!(self.0, "<br>{}</figcaption></figure>", Escaped(caption));
+    }
+}
+
+/// The page.
+pub fn page(report: &Report) -> Result<String, Failure> {
+    let title = "Audit report of the message guard";
+    let mut page = Page(format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
+         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
+         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
+         <title>{title}</title>\n<style>{STYLE}{}</style></head>\n<body>\n<h1>{title}</h1>\n",
+        dark_style()
+    ));
+    summary(&mut page, report);
+    if report.actions.messages > 0 {
+        volume(&mut page, report)?;
+        subjects(&mut page, report);
+        languages(&mut page, report)?;
+        scores(&mut page, report)?;
+        drift(&mut page, report)?;
+        review(&mut page, report);
+        repeated(&mut page, report);
+    }
+    integrity(&mut page, report);
+    definitions(&mut page, report);
+    page.0.push_str("</body></html>\n");
+    Ok(page.0)
+}
+
+fn summary(page: &mut Page, report: &Report) {
+    let period = match (report.first, report.last) {
+        (Some(first), Some(last)) => format!("{first} to {last} (UTC)"),
+        _ => "no records".to_owned(),
+    };
+    let version = env!("CARGO_PKG_VERSION");
+    let _ = writeln!(page.0, "<p class=\"soft\">{period}<br>Made by intentgate {version}</p>\n<ul class=\"tiles\">");
+    let all = &report.actions;
+    let rate = |count| format!("{} %", share(count, all.messages));
+    let integrity = &report.integrity;
+    let gone = integrity.missing + integrity.lost + integrity.unreadable;
+    for (value, name) in [
+        (all.messages.to_string(), "messages"),
+        (rate(all.route), "answered by a flow"),
+        (rate(all.ask_back), "asked back"),
+        (rate(all.refuse), "refused"),
+        (rate(all.hand_off), "handed to a person"),
+        (report.near_threshold.to_string(), "near the threshold"),
+        (gone.to_string(), "records missing, lost or unreadable"),
+    ] {
+        let _ = writeln!(page.0, "<li><b>{value}</b>{name}</li>");
+    }
+    page.0.push_str("</ul>\n");
+    let models =
+        report.models.iter().map(|(name, count)| [name.clone(), count.to_string(), share(*count, all.messages)]);
+    page.table(["model version", "#messages", "#share %"], models);
+    if report.overruled > 0 {
+        let count = report.overruled;
+        page.paragraph(&format!(
+            "For {count} of the messages, a business profile overruled the thresholds of the model."
+        ));
+    }
+}
+
+fn action_legend() -> Vec<(&'static Colour, &'static str)> {
+    ACTIONS.iter().zip(["answered by a flow", "asked back", "refused", "handed to a person", "not answered"]).collect()
+}
+
+fn header(name: &str) -> [String; 7] {
+    let mut header =
+        [name.to_owned(), String::new(), String::new(), String::new(), String::new(), String::new(), String::new()];
+    header.iter_mut().skip(1).zip(BY_ACTION).for_each(|(cell, name)| *cell = format!("#{name}"));
+    header
+}
+
+fn volume(page: &mut Page, report: &Report) -> Result<(), Failure> {
+    page.heading("Messages per day");
+    page.figure(&plots::days(&report.days)?, &action_legend(), "Messages per UTC day, by what the bot did with them");
+    let header = header("day");
+    page.table(header.each_ref().map(String::as_str), report.days.iter().map(|(day, actions)| by_action(day, actions)));
+    Ok(())
+}
+
+fn counts(page: &mut Page, name: &str, counts: &BTreeMap<String, u64>, all: u64) {
+    let row = |(name, count): (&String, &u64)| [name.clone(), count.to_string(), share(*count, all)];
+    page.table([name, "#messages", "#share %"], counts.iter().map(row));
+}
+
+fn subjects(page: &mut Page, report: &Report) {
+    page.heading("What the messages were about, and why the bot did what it did");
+    counts(page, "intent", &report.intents, report.actions.messages);
+    counts(page, "cause of the decision", &report.causes, report.actions.messages);
+}
+
+fn languages(page: &mut Page, report: &Report) -> Result<(), Failure> {
+    page.heading("Languages");
+    let mut by_volume: Vec<(&str, Actions)> =
+        report.languages.iter().map(|(code, figures)| (code.as_str(), figures.actions)).collect();
+    by_volume.sort_by_key(|(_, actions)| std::cmp::Reverse(actions.messages));
+    by_volume.truncate(PLOTTED_LANGUAGES);
+    let caption = "What the bot did with the messages of each language, most frequent language first";
+    page.figure(&plots::languages(&by_volume)?, &action_legend(), caption);
+    let header = header("language");
+    let rows = report.languages.iter().map(|(code, figures)| by_action(code, &figures.actions));
+    page.table(header.each_ref().map(String::as_str), rows);
+    Ok(())
+}
+
+fn scores(page: &mut Page, report: &Report) -> Result<(), Failure> {
+    page.heading("Out-of-scope scores");
+    let legend = [(&ACTIONS[0], "up to the threshold"), (&ACTIONS[2], "above the threshold")];
+    page.figure(&plots::oos_scores(&report.oos_scores)?, &legend, "Messages by out-of-scope score, from 0 to 1");
+    page.paragraph(&format!("The mean is {:.3}, over {} verdicts.", report.mean_oos_score, report.verdicts));
+    if let Some(stability) = &report.stability {
+        let psi = stability.oos_score_psi;
+        page.paragraph(&format!(
+            "From the first part of the period to the last there is {} (population stability index {psi:.3}).",
+            shift(psi)
+        ));
+        let parts = [&stability.first, &stability.last].map(|part| {
+            let mean = format!("{:.3}", part.mean_oos_score);
+            [part.from.clone(), part.to.clone(), part.verdicts.to_string(), mean]
+        });
+        page.table(["from", "to", "#verdicts", "#mean score"], parts);
+    }
+    Ok(())
+}
+
+fn drift(page: &mut Page, report: &Report) -> Result<(), Failure> {
+    let Some(drift) = &report.drift else { return Ok(()) };
+    page.heading("Against the model card");
+    let other = match drift.other_models {
+        0 => String::new(),
+        count => format!(" {count} messages were decided by other models; they are compared all the same."),
+    };
+    page.paragraph(&format!(
+        "Compared with the test rows on which model {} was measured.{other} Confidence: {} (population stability index \
+         {:.3}). Labels: {} ({:.3}). The most probable label was right for {} % of the test rows; for these messages, {} % \
+         is to be expected.",
+        drift.model_version,
+        shift(drift.confidence_psi),
+        drift.confidence_psi,
+        shift(drift.label_psi),
+        drift.label_psi,
+        percent(drift.accuracy),
+        percent(drift.estimated_accuracy)
+    ));
+    let legend = [(&ACTIONS[4], "test rows"), (&ACTIONS[0], "this log")];
+    page.figure(&plots::confidence(drift)?, &legend, "Share of messages by confidence, from 0 to 1");
+    let rows = drift.labels.iter().map(|share| [share.name.clone(), percent(share.expected), percent(share.found)]);
+    page.table(["label", "#test rows %", "#this log %"], rows);
+    Ok(())
+}
+
+fn review(page: &mut Page, report: &Report) {
+    page.heading("Messages to review");
+    let (near, list) = (report.near_threshold, report.review.len());
+    page.paragraph(&format!(
+        "{near} messages ({} %) have an out-of-scope score within {} of the threshold. The nearest {list} of them:",
+        share(near, report.verdicts),
+        report.near
+    ));
+    let rows = report.review.iter().map(|near| {
+        [
+            near.seq.to_string(),
+            near.time.to_string(),
+            near.language.clone(),
+            near.intent.clone().unwrap_or_else(|| "-".to_owned()),
+            near.action.to_owned(),
+            format!("{:.3}", near.oos_score),
+            format!("{:.3}", near.threshold),
+            near.text.clone().unwrap_or_else(|| "(not kept)".to_owned()),
+        ]
+    });
+    page.table(["#record", "time", "language", "intent", "action", "#score", "#threshold", "\"text"], rows);
+}
+
+fn repeated(page: &mut Page, report: &Report) {
+    page.heading("Conversations refused again and again");
+    if report.repeated.is_empty() {
+        return page.paragraph("No conversation had three refused messages or more.");
+    }
+    page.paragraph("Those with three refused messages or more, the most refused first.");
+    let rows = report.repeated.iter().map(|repeated| {
+        let (least, most) = (repeated.at_least, repeated.at_most);
+        let count = if most > least { format!("{least} to {most}") } else { least.to_string() };
+        [repeated.conversation.to_string(), count]
+    });
+    page.table(["conversation key", "#refused messages"], rows);
+}
+
+fn integrity(page: &mut Page, report: &Report) {
+    page.heading("Is the log complete?");
+    let integrity = &report.integrity;
+    let rows = [
+        ("files", integrity.files),
+        ("lines", integrity.lines),
+        ("records missing between two others", integrity.missing),
+        ("records lost by the bot's own account", integrity.lost),
+        ("lines out of order", integrity.out_of_order),
+        ("lines that cannot be read", integrity.unreadable),
+    ];
+    page.table(["", "#count"], rows.map(|(name, count)| [name.to_owned(), count.to_string()]));
+    if !integrity.findings.is_empty() {
+        let rows = integrity.findings.iter().map(|finding| [finding.place.clone(), finding.what.clone()]);
+        page.table(["place", "finding"], rows);
+    }
+}
+
+fn definitions(page: &mut Page, report: &Report) {
+    page.heading("Definitions");
+    page.0.push_str("<dl>\n");
+    let near = format!(
+        "The out-of-scope score is at most {} away from the threshold: a little change of words could have changed the \
+         decision. The threshold is that of the message's most probable in-scope label.",
+        report.near
+    );
+    for (name, definition) in [
+        (
+            "Message",
+            "One decision of the bot, with one record in the log. All shares are shares of messages, if not stated otherwise.",
+        ),
+        (
+            "Answered by a flow, asked back, refused, handed to a person, not answered",
+            "What the bot did: it let one of its business flows answer, asked which of two flows was meant, sent its uniform \
+          refusal, gave the conversation to a person, or sent nothing.",
+        ),
+        (
+            "Intent",
+            "The label the guard gave: order, appointment, faq and shopping_guide are the business's matters, \
+          out_of_scope is everything else. A dash stands for messages that the guard was not asked about, or that are empty.",
+        ),
+        (
+            "Cause",
+            "Why the bot decided as it did; out_of_scope and strikes are refusals for want of business matter, low_margin \
+          is two labels close to each other, disabled a matter that this business does not serve.",
+        ),
+        (
+            "Language",
+            "As the guard tells it from the message alone: mul is a mixture, und is not clear, as for a bare number; a \
+          dash stands for messages that the guard was not asked about.",
+        ),
+        (
+            "Out-of-scope score",
+            "From 0 (clearly the business's matter) to 1 (clearly not). A message is refused when its score \
+          is above the threshold.",
+        ),
+        ("Near the threshold", &near),
+        ("Confidence", "The highest of the label probabilities, before thresholds, from 0 to 1."),
+        (
+            "Population stability index",
+            "How far two distributions differ: the sum over bins of (q − p) ln(q / p). Below 0.1 is \
+          usually taken as no shift, above 0.25 as a clear one. A shift says that customers write about other things or in \
+          another way than before, not that the guard is wrong.",
+        ),
+        (
+            "Expected share of right labels",
+            "What the share would be if messages of one confidence were right as often as the \
+          test rows of that confidence. Nobody has checked the messages themselves.",
+        ),
+        (
+            "Conversation key",
+            "A keyed hash of the customer's number or id. The same customer has the same key; without the \
+          secret, nobody can tell who it is.",
+        ),
+        (
+            "Missing, lost, unreadable",
+            "Records are numbered. Missing: a number between two others is not there. Lost: the bot \
+          noted itself that it could not write records, since its queue or the disk was full. Unreadable: a line is damaged. \
+          Out of order: a number is not above the one before, as when a file is given twice.",
+        ),
+    ] {
+        let _ = writeln!(page.0, "<dt>{}</dt><dd>{}</dd>", Escaped(name), Escaped(definition));
+    }
+    page.0.push_str("</dl>\n");
+}
