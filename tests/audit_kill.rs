@@ -22,9 +22,9 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-const ROUNDS: u64 = 120;
+const ROUNDS: u64 = 100;
 /// Rounds that go on in one directory, so that a log is reopened after more than one kill and stays small.
-const ROUNDS_PER_LOG: u64 = 10;
+const ROUNDS_PER_LOG: u64 = 5;
 const DIRECTORY: &str = "INTENTGATE_AUDIT_KILL_DIRECTORY";
 
 /// Small files, so that kills fall into rotations as well.

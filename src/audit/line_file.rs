@@ -61,6 +61,12 @@ impl<S: Storage> LineFile<S> {
         written
     }
 
+    /// Removes what stands behind the whole lines.
+    pub(super) fn cut(&mut self) -> io::Result<()> {
+        self.torn = true;
+        self.sync()
+    }
+
     pub(super) fn sync(&mut self) -> io::Result<()> {
         self.repair()?;
         self.storage.sync()

@@ -171,10 +171,9 @@ impl Log {
         for (name, path) in file_name::in_directory(dir).map_err(failed(dir))?.into_iter().rev() {
             let scan = Scan::read(&path)?;
             if log.current.is_none() {
-                let current = Current::open(path.clone(), name, scan.whole, &mut OpenOptions::new())?;
+                let mut current = Current::open(path.clone(), name, scan.whole, &mut OpenOptions::new())?;
                 if scan.torn > 0 {
-                    let file = OpenOptions::new().write(true).open(&path).map_err(failed(&path))?;
-                    file.set_len(scan.whole).and_then(|()| file.sync_data()).map_err(failed(&path))?;
+                    current.lines.cut().map_err(failed(&path))?;
                     torn = Some(TornLine { file: path, bytes: scan.torn });
                 }
                 log.current = Some(current);

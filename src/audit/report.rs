@@ -420,14 +420,9 @@ impl Reporter {
 
 /// The value of a name; when there are too many names, that of all the others.
 fn named<'a, V: Default>(map: &'a mut BTreeMap<String, V>, name: &str, most: usize) -> &'a mut V {
-    let name = if map.contains_key(name) {
-        name.to_owned()
-    } else if map.len() < most {
-        clean(name, 64)
-    } else {
-        OTHER.to_owned()
-    };
-    map.entry(name).or_default()
+    let name = clean(name, 64);
+    let known = map.contains_key(&name) || map.len() < most;
+    map.entry(if known { name } else { OTHER.to_owned() }).or_default()
 }
 
 /// A text of bounded length without control characters, which could drive a terminal.

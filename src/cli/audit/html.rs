@@ -6,7 +6,7 @@ use super::{
     report::{BY_ACTION, by_action, share, shift},
 };
 use intentgate::{
-    audit::report::{Actions, Report},
+    audit::report::{Actions, LanguageFigures, Report},
     eval::tables::percent,
 };
 use std::{
@@ -88,21 +88,27 @@ impl Page {
     }
 
     /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers.
-    fn table<const N: usize>(&mut self, header: [&str; N], rows: impl IntoIterator<Item = [String; N]>) {
-        let classes = header.map(|name| match name.as_bytes().first() {
-            Some(b'#') => " class=\"number\"",
-            Some(b'"') => " class=\"text\" dir=\"auto\"",
-            _ => "",
-        });
+    fn table<H: AsRef<str>, R: IntoIterator<Item = String>>(
+        &mut self,
+        header: impl IntoIterator<Item = H>,
+        rows: impl IntoIterator<Item = R>,
+    ) {
         self.0.push_str("<div class=\"wide\"><table><thead><tr>");
-        for (name, class) in header.iter().zip(classes) {
-            let _ = write!(self.0, "<th scope=\"col\"{class}>{}</th>", Escaped(name.trim_start_matches(['#', '"'])));
+        let mut classes = Vec::new();
+        for name in header {
+            let (class, name) = match name.as_ref().split_at_checked(1) {
+                Some(("#", name)) => (" class=\"number\"", name),
+                Some(("\"", name)) => (" class=\"text\" dir=\"auto\"", name),
+                _ => ("", name.as_ref()),
+            };
+            let _ = write!(self.0, "<th scope=\"col\"{class}>{}</th>", Escaped(name));
+            classes.push(class);
         }
         self.0.push_str("</tr></thead><tbody>\n");
         for row in rows {
             self.0.push_str("<tr>");
-            for (cell, class) in row.iter().zip(classes) {
-                let _ = write!(self.0, "<td{class}>{}</td>", Escaped(cell));
+            for (cell, class) in row.into_iter().zip(&classes) {
+                let _ = write!(self.0, "<td{class}>{}</td>", Escaped(&cell));
             }
             self.0.push_str("</tr>\n");
         }
@@ -111,7 +117,7 @@ impl Page {
 
     /// A plot, made by [`plots`], which escapes what it draws.
     fn figure(&mut self, svg: &str, legend: &[(&Colour, &str)], caption: &str) {
-        let _ = write!(self.0, "<figure role=\"img\" aria-label=\"{}\">{svg}<figcaption>", Escaped(caption));
+        let _ = write!(self.0, "<figure>{svg}<figcaption>");
         for (colour, name) in legend {
             let fill = hex(colour.light);
             let swatch =
@@ -186,18 +192,17 @@ fn action_legend() -> Vec<(&'static Colour, &'static str)> {
     ACTIONS.iter().zip(["answered by a flow", "asked back", "refused", "handed to a person", "not answered"]).collect()
 }
 
-fn header(name: &str) -> [String; 7] {
-    let mut header =
-        [name.to_owned(), String::new(), String::new(), String::new(), String::new(), String::new(), String::new()];
-    header.iter_mut().skip(1).zip(BY_ACTION).for_each(|(cell, name)| *cell = format!("#{name}"));
-    header
+/// A table of messages by action.
+fn by_action_table<'a>(page: &mut Page, name: &str, all: u64, rows: impl Iterator<Item = (&'a String, &'a Actions)>) {
+    let [messages, share, route, ask_back, refuse, hand_off, ignore] = BY_ACTION.map(|name| format!("#{name}"));
+    let header = [name, &messages, &share, &route, &ask_back, &refuse, &hand_off, &ignore];
+    page.table(header, rows.map(|(name, actions)| by_action(name, actions, all)));
 }
 
 fn volume(page: &mut Page, report: &Report) -> Result<(), Failure> {
     page.heading("Messages per day");
     page.figure(&plots::days(&report.days)?, &action_legend(), "Messages per UTC day, by what the bot did with them");
-    let header = header("day");
-    page.table(header.each_ref().map(String::as_str), report.days.iter().map(|(day, actions)| by_action(day, actions)));
+    by_action_table(page, "day", report.actions.messages, report.days.iter());
     Ok(())
 }
 
@@ -214,15 +219,27 @@ fn subjects(page: &mut Page, report: &Report) {
 
 fn languages(page: &mut Page, report: &Report) -> Result<(), Failure> {
     page.heading("Languages");
-    let mut by_volume: Vec<(&str, Actions)> =
-        report.languages.iter().map(|(code, figures)| (code.as_str(), figures.actions)).collect();
-    by_volume.sort_by_key(|(_, actions)| std::cmp::Reverse(actions.messages));
-    by_volume.truncate(PLOTTED_LANGUAGES);
-    let caption = "What the bot did with the messages of each language, most frequent language first";
-    page.figure(&plots::languages(&by_volume)?, &action_legend(), caption);
-    let header = header("language");
-    let rows = report.languages.iter().map(|(code, figures)| by_action(code, &figures.actions));
-    page.table(header.each_ref().map(String::as_str), rows);
+    let all = report.actions.messages;
+    let mut by_volume: Vec<(&String, &LanguageFigures)> = report.languages.iter().collect();
+    by_volume.sort_by_key(|(_, figures)| std::cmp::Reverse(figures.actions.messages));
+    let plotted: Vec<(String, Actions)> = by_volume
+        .iter()
+        .take(PLOTTED_LANGUAGES)
+        .map(|(code, figures)| (format!("{code} ({} %)", share(figures.actions.messages, all)), figures.actions))
+        .collect();
+    let caption = "Share of each language, and what the bot did with its messages";
+    page.figure(&plots::languages(&plotted)?, &action_legend(), caption);
+    by_action_table(page, "language", all, by_volume.iter().map(|(code, figures)| (*code, &figures.actions)));
+
+    page.paragraph("What the messages of each language were about:");
+    let intents: Vec<&String> = report.intents.keys().collect();
+    let header =
+        [&["language".to_owned()][..], &intents.iter().map(|name| format!("#{name} %")).collect::<Vec<_>>()].concat();
+    let rows = by_volume.iter().map(|(code, figures)| {
+        let of = |intent: &&String| share(figures.intents.get(*intent).copied().unwrap_or(0), figures.actions.messages);
+        std::iter::once((*code).clone()).chain(intents.iter().map(of)).collect::<Vec<_>>()
+    });
+    page.table(header, rows);
     Ok(())
 }
 

@@ -8,7 +8,7 @@ use plotters::{
     coord::ranged1d::{IntoSegmentedCoord, SegmentValue},
     prelude::*,
 };
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, ops::Range};
 
 type Failure = Box<dyn std::error::Error>;
 
@@ -51,17 +51,17 @@ pub fn oos_scores(bins: &[OosBin]) -> Result<String, Failure> {
 }
 
 /// What is done with the messages of each language, as shares of a bar across.
-pub fn languages(languages: &[(&str, Actions)]) -> Result<String, Failure> {
+pub fn languages(languages: &[(String, Actions)]) -> Result<String, Failure> {
     let rows = languages.len().max(1);
     draw(22 * rows as u32 + 50, |area| {
         // From the top down, though the axis goes up.
-        let name = |row: usize| languages.iter().rev().nth(row).map_or(String::new(), |(name, _)| (*name).to_owned());
+        let name = |row: usize| languages.iter().rev().nth(row).map_or(String::new(), |(name, _)| name.clone());
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .margin_right(24)
             .x_label_area_size(26)
-            .y_label_area_size(80)
-            .build_cartesian_2d(0f64..1.0, (0..rows).into_segmented())?;
+            .y_label_area_size(130)
+            .build_cartesian_2d(0f64..1.0, numbers(rows).into_segmented())?;
         style(&mut chart.configure_mesh())
             .disable_y_mesh()
             .x_label_formatter(&|share| format!("{:.0} %", 100.0 * share))
@@ -117,7 +117,7 @@ fn columns(names: &[impl AsRef<str>], bars: &[Vec<u64>], colours: &[&Colour]) ->
             .margin(8)
             .x_label_area_size(26)
             .y_label_area_size(56)
-            .build_cartesian_2d((0..bars.len().max(1)).into_segmented(), 0f64..highest as f64 * 1.05)?;
+            .build_cartesian_2d(numbers(bars.len()).into_segmented(), 0f64..highest as f64 * 1.05)?;
         let name = |at: &SegmentValue<usize>| match at {
             SegmentValue::CenterOf(n) => names.get(*n).map_or(String::new(), |name| name.as_ref().to_owned()),
             _ => String::new(),
@@ -142,6 +142,11 @@ fn columns(names: &[impl AsRef<str>], bars: &[Vec<u64>], colours: &[&Colour]) ->
         }
         Ok(())
     })
+}
+
+/// The numbers of so many bars; plotters counts the end of a range in.
+fn numbers(bars: usize) -> Range<usize> {
+    0..bars.max(1) - 1
 }
 
 type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;

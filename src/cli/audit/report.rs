@@ -89,13 +89,14 @@ pub fn share(part: u64, of: u64) -> String {
     percent((of > 0).then(|| part as f64 / of as f64))
 }
 
-/// Messages, and what share of them got each action.
-pub fn by_action(name: &str, actions: &Actions) -> [String; 7] {
+/// Messages, their share of `all`, and what share of them got each action.
+pub fn by_action(name: &str, actions: &Actions, all: u64) -> [String; 8] {
     let [route, ask_back, refuse, hand_off, ignore] = actions.counts().map(|count| share(count, actions.messages));
-    [name.to_owned(), actions.messages.to_string(), route, ask_back, refuse, hand_off, ignore]
+    let messages = actions.messages;
+    [name.to_owned(), messages.to_string(), share(messages, all), route, ask_back, refuse, hand_off, ignore]
 }
 
-pub const BY_ACTION: [&str; 6] = ["messages", "route %", "ask back %", "refuse %", "hand off %", "ignore %"];
+pub const BY_ACTION: [&str; 7] = ["messages", "share %", "route %", "ask back %", "refuse %", "hand off %", "ignore %"];
 
 /// What a population stability index is usually taken to say.
 pub fn shift(psi: f64) -> &'static str {
@@ -116,17 +117,17 @@ fn print(report: &Report) {
     if report.overruled > 0 {
         println!("for {} of them, a profile overruled the thresholds of the model", report.overruled);
     }
-    let [messages, route, ask_back, refuse, hand_off, ignore] = BY_ACTION;
-    let header = |name| [name, messages, route, ask_back, refuse, hand_off, ignore];
-    let all = by_action("all", &report.actions);
-    let days = report.days.iter().map(|(day, actions)| by_action(day, actions));
-    println!("{}", table(header("day"), [all].into_iter().chain(days)));
-    let languages = report.languages.iter().map(|(code, figures)| by_action(code, &figures.actions));
+    let all = report.actions.messages;
+    let [messages, of_all, route, ask_back, refuse, hand_off, ignore] = BY_ACTION;
+    let header = |name| [name, messages, of_all, route, ask_back, refuse, hand_off, ignore];
+    let total = by_action("all", &report.actions, all);
+    let days = report.days.iter().map(|(day, actions)| by_action(day, actions, all));
+    println!("{}", table(header("day"), [total].into_iter().chain(days)));
+    let languages = report.languages.iter().map(|(code, figures)| by_action(code, &figures.actions, all));
     println!("{}", table(header("language"), languages));
 
     let counts = |counts: &std::collections::BTreeMap<String, u64>| {
-        let row =
-            |(name, count): (&String, &u64)| [name.clone(), count.to_string(), share(*count, report.actions.messages)];
+        let row = |(name, count): (&String, &u64)| [name.clone(), count.to_string(), share(*count, all)];
         counts.iter().map(row).collect::<Vec<_>>()
     };
     println!("{}", table(["intent", "messages", "share %"], counts(&report.intents)));
