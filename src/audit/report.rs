@@ -462,6 +462,8 @@ fn cause_name(cause: &Cause) -> &'static str {
         Cause::Strikes { .. } => "strikes",
         Cause::Keyword { .. } => "keyword",
         Cause::Restricted { .. } => "restricted",
+        Cause::WithPerson => "with_person",
+        Cause::OptedOut => "opted_out",
         Cause::Structured => "structured",
         Cause::Unsupported => "unsupported",
         Cause::Empty => "empty",
