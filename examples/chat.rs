@@ -1,12 +1,14 @@
-//! A terminal bot with its four flows stubbed: routing, refusal, asking back and handing off by a profile.
+//! A terminal bot with its four flows stubbed: routing, refusal, asking back and handing off by a profile, and an audit log
+//! of it all.
 //!
-//! `cargo run --release --no-default-features --features embedded,policy --example chat [PROFILE.toml]`
+//! `cargo run --release --no-default-features --features embedded,policy --example chat -- [PROFILE.toml [LOG_DIRECTORY]]`
 //!
 //! Every line is a message. `/image` sends a photo, `/button appointment` taps a button, `/resume` is the person who gives
 //! the conversation back to the bot.
 
 use intentgate::{
     Flow, Guard,
+    audit::{Event, Key, Log, LogOptions, Recorder, TextPolicy},
     policy::{Action, Command, Conversation, Decision, MediaKind, Policy, Profile},
 };
 use std::{
@@ -32,6 +34,19 @@ fn chat() -> Result<(), Box<dyn Error>> {
         Some(path) => Profile::from_file(path)?,
         None => Profile::default(),
     };
+    // A bot with many customers puts a queue in between: `intentgate::audit::queue`.
+    let mut log = match env::args_os().nth(2) {
+        Some(dir) => {
+            let (log, torn) = Log::open(dir, LogOptions::default())?;
+            if let Some(torn) = torn {
+                eprintln!("{}: {} bytes of an unfinished record removed", torn.file.display(), torn.bytes);
+            }
+            Some(log)
+        }
+        None => None,
+    };
+    // A server has a secret of random bytes, which it keeps elsewhere than the log.
+    let recorder = Recorder::new(Key::new(b"a secret for this example alone")?, TextPolicy::Redact);
     let (guard, policy) = (Guard::embedded()?, Policy::new(profile)?);
     // A server keeps one for each customer, as JSON in its store.
     let mut conversation = Conversation::new();
@@ -41,30 +56,47 @@ fn chat() -> Result<(), Box<dyn Error>> {
         let line = line?;
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH)?.as_secs();
         let begin = Instant::now();
-        let (decision, seen) = match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
+        let flow = conversation.flow(now);
+        let (decision, verdict, seen) = match line.trim().split_once(' ').unwrap_or((line.trim(), "")) {
             ("/resume", _) => {
                 conversation.resume();
                 prompt()?;
                 continue;
             }
-            ("/image", _) => (policy.decide_media(&mut conversation, MediaKind::Image, now), "a photo".to_owned()),
+            ("/image", _) => {
+                (policy.decide_media(&mut conversation, MediaKind::Image, now), None, "a photo".to_owned())
+            }
             ("/button", id) => {
                 let map = |id: &str| match id {
                     "agent" => Some(Command::HandOff),
                     flow => flow.parse().ok().map(Command::Route),
                 };
-                (policy.decide_reply(&mut conversation, id, map, now), format!("the button {id:?}"))
+                (policy.decide_reply(&mut conversation, id, map, now), None, format!("the button {id:?}"))
             }
             _ => {
-                let verdict = guard.check_message(conversation.flow(now), &line);
+                let verdict = guard.check_message(flow, &line);
                 let decision = policy.decide(&mut conversation, &line, &verdict, now);
                 let (label, language) = (verdict.label().unwrap_or("-"), verdict.language());
                 let (confidence, oos) = (verdict.confidence(), verdict.oos_score());
-                (decision, format!("{label} {confidence:.2}, oos {oos:.2}, {language}"))
+                let seen = format!("{label} {confidence:.2}, oos {oos:.2}, {language}");
+                (decision, Some(verdict), seen)
             }
         };
         let micros = begin.elapsed().as_micros();
-        // Here a server hands the decision to its audit log.
+        // Before the answer: what was answered is in the log, whatever happens next.
+        if let Some(log) = &mut log {
+            log.append(&recorder.record(&Event {
+                time: SystemTime::now(),
+                conversation: "terminal",
+                flow,
+                text: &line,
+                verdict: verdict.as_ref(),
+                decision: &decision,
+                guard: guard.config(),
+                profile: Some(policy.profile()),
+                micros: Some(micros as u32),
+            }))?;
+        }
         if let Some(answer) = answer(&decision) {
             println!("{answer}");
         }

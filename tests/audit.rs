@@ -56,7 +56,7 @@ fn write_log(dir: &Path, guard: &Guard, messages: &[&str], policy: TextPolicy) -
             verdict: Some(&verdict),
             decision: &decision,
             guard: guard.config(),
-            profile_thresholds: None,
+            profile: None,
             micros: Some(140),
         });
         log.append(&record).unwrap();
@@ -187,4 +187,29 @@ fn a_replay_with_the_same_model_changes_nothing_and_with_another_says_what() {
         .sum();
     assert_eq!(changed + other["same"].as_u64().unwrap(), 40);
     assert_eq!(other["listed"].as_array().unwrap().len() as u64, changed.min(3));
+}
+
+#[test]
+fn a_replay_by_another_profile_goes_through_the_conversation() {
+    let dir = tempfile::tempdir().unwrap();
+    let (log_dir, profile) = (dir.path().join("log"), dir.path().join("shop.toml"));
+    drop(write_log(&log_dir, &guard(1), &["menu", "prescription", "menu"], TextPolicy::Keep));
+    let rules = "[[keywords]]\nname = 'menu'\naction = { route = 'faq' }\nwords = ['menu']\n\
+                 [[topics]]\nname = 'medicine'\nwords = ['prescription']\n";
+    fs::write(&profile, rules).unwrap();
+    let model = dir.path().join("model");
+    fs::create_dir_all(&model).unwrap();
+    common::write(&common::Tiny { seed: 1, ..common::Tiny::default() }.bundle(), &model);
+    let arguments = ["audit", "replay", path(&log_dir), "--model", path(&model), "--profile", path(&profile), "--json"];
+    let report: Value = serde_json::from_slice(&intentgate(&arguments).stdout).unwrap();
+    assert_eq!((&report["same"], &report["same_action"]), (&3.into(), &0.into()), "{report}");
+    let moved = |to: &str| -> u64 {
+        report["actions"].as_object().unwrap().values().filter_map(|moves| moves[to].as_u64()).sum()
+    };
+    // The person keeps the conversation.
+    assert_eq!((moved("route faq"), moved("hand off")), (1, 2), "{report}");
+
+    fs::write(&profile, "intents = []").unwrap();
+    let output = intentgate(&arguments);
+    assert!(text(&output.stderr).contains("shop.toml:1"), "{}", text(&output.stderr));
 }

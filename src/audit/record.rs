@@ -4,7 +4,7 @@ use super::{ConversationKey, Key, Timestamp, redact};
 use crate::{
     guard::{GuardConfig, Reason, Verdict},
     label::Flow,
-    policy::{Action, Cause, Decision},
+    policy::{Action, Cause, Decision, Profile},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::SystemTime};
@@ -43,8 +43,9 @@ pub struct Event<'a> {
     /// The configuration of the guard that was or would have been asked: [`Guard::config`](crate::Guard::config). Behind a
     /// [`SharedGuard`](crate::SharedGuard), that of the guard held in [`current`](crate::SharedGuard::current).
     pub guard: &'a GuardConfig,
-    /// Thresholds by which the policy overrules those of the guard, if it has any.
-    pub profile_thresholds: Option<&'a BTreeMap<String, f32>>,
+    /// The profile by which it was decided, whose thresholds overrule those of the guard:
+    /// [`Policy::profile`](crate::policy::Policy::profile).
+    pub profile: Option<&'a Profile>,
     /// How long it took from message to decision, in microseconds.
     pub micros: Option<u32>,
 }
@@ -64,6 +65,7 @@ impl Recorder {
 
     /// The record of an event.
     pub fn record(&self, event: &Event<'_>) -> Record {
+        let profile_thresholds = event.profile.and_then(thresholds);
         Record {
             time: event.time.into(),
             conversation: self.key.conversation(event.conversation),
@@ -74,14 +76,23 @@ impl Recorder {
                 TextPolicy::Keep => Some(event.text.to_owned()),
             },
             redacted: self.text == TextPolicy::Redact,
-            verdict: event.verdict.map(|verdict| RecordedVerdict::new(verdict, event.guard, event.profile_thresholds)),
+            verdict: event
+                .verdict
+                .map(|verdict| RecordedVerdict::new(verdict, event.guard, profile_thresholds.as_ref())),
             decision: RecordedDecision { action: event.decision.action, cause: event.decision.cause.clone() },
             thresholds: event.guard.thresholds.clone(),
-            profile_thresholds: event.profile_thresholds.cloned(),
+            profile_thresholds,
             model_version: event.verdict.map_or(&*event.guard.model_version, Verdict::model_version).to_owned(),
             micros: event.micros,
         }
     }
+}
+
+/// The thresholds of a profile by label, if it has any.
+fn thresholds(profile: &Profile) -> Option<BTreeMap<String, f32>> {
+    let by_label = |flow: Flow| Some((flow.name().to_owned(), (*profile.thresholds.get(flow))?));
+    let thresholds: BTreeMap<String, f32> = Flow::ALL.into_iter().filter_map(by_label).collect();
+    (!thresholds.is_empty()).then_some(thresholds)
 }
 
 /// One decision. A [`Log`](super::Log) writes it as one line of JSON, with the format version `v` and a sequence number
@@ -231,7 +242,7 @@ pub(super) mod tests {
             reply: Some("words".into()),
             reply_language: None,
         };
-        let profile = [("order".to_owned(), 0.9)].into();
+        let profile = Profile::from_toml("thresholds.order = 0.9").unwrap();
         let event = Event {
             time: SystemTime::UNIX_EPOCH,
             conversation: "+4915112345678",
@@ -240,7 +251,7 @@ pub(super) mod tests {
             verdict: Some(&verdict),
             decision: &decision,
             guard: guard.config(),
-            profile_thresholds: Some(&profile),
+            profile: Some(&profile),
             micros: None,
         };
         let record = |policy| Recorder::new(Key::new(&[1; 16]).unwrap(), policy).record(&event);
@@ -258,7 +269,7 @@ pub(super) mod tests {
 
         let unasked = Recorder::new(Key::new(&[1; 16]).unwrap(), TextPolicy::Omit).record(&Event {
             verdict: None,
-            profile_thresholds: None,
+            profile: None,
             ..event
         });
         assert_eq!((unasked.verdict, unasked.model_version), (None, guard.config().model_version.clone()));

@@ -1,18 +1,24 @@
-//! What another model would have said of the messages in a log.
+//! What another model would have said of the messages in a log, and what another profile would have done with them.
 
-use super::{Record, top::Top};
-use crate::guard::Guard;
+use super::{ConversationKey, Record, top::Top};
+use crate::{
+    guard::Guard,
+    policy::{Action, Conversation, Policy},
+};
 use serde::Serialize;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
-/// A message of which the other model says something else.
+/// How many messages go from one thing to another.
+pub type Moves = BTreeMap<String, BTreeMap<String, u64>>;
+
+/// A message that gets another label, or with a profile another action.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Change {
     /// `file:line`.
     pub place: String,
-    /// The label in the log.
+    /// The label or action in the log.
     pub from: String,
-    /// The label by the other model.
+    /// The label or action now.
     pub to: String,
     /// The OOS score in the log.
     pub oos_score_from: f32,
@@ -44,7 +50,11 @@ pub struct ReplayReport {
     /// Out of scope by the other model.
     pub out_of_scope_to: u64,
     /// How many go from one label to another. `-` stands for no label.
-    pub changes: BTreeMap<String, BTreeMap<String, u64>>,
+    pub changes: Moves,
+    /// Those with the same action, if there is a profile.
+    pub same_action: Option<u64>,
+    /// How many go from one action to another, if there is a profile.
+    pub actions: Moves,
     /// Some of those that change, the furthest moved OOS score first.
     pub listed: Vec<Change>,
 }
@@ -53,15 +63,25 @@ pub struct ReplayReport {
 #[derive(Debug)]
 pub struct Replay<'a> {
     guard: &'a Guard,
+    policy: Option<&'a Policy>,
+    /// Every conversation as it would stand.
+    conversations: HashMap<ConversationKey, Conversation>,
     report: ReplayReport,
     listed: Top<Change>,
 }
 
 impl<'a> Replay<'a> {
-    /// Asks `guard`, and lists at most so many changes.
-    pub fn new(guard: &'a Guard, list: usize) -> Self {
-        let report = ReplayReport { model_version: guard.config().model_version.clone(), ..ReplayReport::default() };
-        Replay { guard, report, listed: Top::new(list) }
+    /// Asks `guard`, decides by `policy` if there is one, and lists at most so many changes.
+    ///
+    /// A policy goes through each conversation from its first message on, so records must come in their order. The guard is
+    /// asked in the flow in which the bot really was.
+    pub fn new(guard: &'a Guard, policy: Option<&'a Policy>, list: usize) -> Self {
+        let report = ReplayReport {
+            model_version: guard.config().model_version.clone(),
+            same_action: policy.map(|_| 0),
+            ..ReplayReport::default()
+        };
+        Replay { guard, policy, conversations: HashMap::new(), report, listed: Top::new(list) }
     }
 
     /// Takes in the record that stands at `place`.
@@ -78,22 +98,52 @@ impl<'a> Replay<'a> {
         report.out_of_scope_from += u64::from(from == oos);
         report.out_of_scope_to += u64::from(to == oos);
         if from == to {
-            return report.same += 1;
+            report.same += 1;
+        } else {
+            count(&mut report.changes, from, to);
         }
-        *report.changes.entry(from.to_owned()).or_default().entry(to.to_owned()).or_default() += 1;
-        let (oos_score_from, oos_score_to) = (before.oos_score, verdict.oos_score());
-        self.listed.add(-(oos_score_to - oos_score_from).abs(), || Change {
-            place: place(),
-            from: from.to_owned(),
-            to: to.to_owned(),
-            oos_score_from,
-            oos_score_to,
-            text: text.clone(),
-        });
+        let (mut from, mut to) = (from.to_owned(), to.to_owned());
+        if let (Some(policy), Some(same)) = (self.policy, &mut report.same_action) {
+            let conversation = self.conversations.entry(record.conversation).or_default();
+            let decision = policy.decide(conversation, text, &verdict, record.time.unix_ms() / 1000);
+            (from, to) = (action(record.decision.action), action(decision.action));
+            if from == to {
+                *same += 1;
+            } else {
+                count(&mut report.actions, &from, &to);
+            }
+        }
+        if from != to {
+            let (oos_score_from, oos_score_to) = (before.oos_score, verdict.oos_score());
+            self.listed.add(-(oos_score_to - oos_score_from).abs(), || Change {
+                place: place(),
+                from,
+                to,
+                oos_score_from,
+                oos_score_to,
+                text: text.clone(),
+            });
+        }
     }
 
     /// What would change.
     pub fn finish(self) -> ReplayReport {
         ReplayReport { listed: self.listed.into_sorted(), ..self.report }
+    }
+}
+
+fn count(moves: &mut Moves, from: &str, to: &str) {
+    *moves.entry(from.to_owned()).or_default().entry(to.to_owned()).or_default() += 1;
+}
+
+/// An action in a word or two.
+fn action(action: Action) -> String {
+    match action {
+        Action::Route { flow } => format!("route {flow}"),
+        Action::AskBack { between: [first, second] } => format!("ask {first} or {second}"),
+        Action::Refuse { offer_person: false } => "refuse".to_owned(),
+        Action::Refuse { offer_person: true } => "refuse, offer a person".to_owned(),
+        Action::HandOff => "hand off".to_owned(),
+        Action::Ignore => "ignore".to_owned(),
     }
 }

@@ -9,24 +9,30 @@ use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
     audit::{
         Entry, Line,
-        replay::{Replay, ReplayReport},
+        replay::{Moves, Replay, ReplayReport},
     },
     eval::tables::percent,
+    policy::{Policy, Profile},
 };
 use std::{path::PathBuf, process::ExitCode};
 
-/// Show what another model would have said of the messages in audit logs.
+/// Show what another model would have said of the messages in audit logs, or another profile done with them.
 ///
-/// Only records that kept their text can be replayed. A redacted text may get another label even from the same model.
+/// Only records that kept their text can be replayed. A redacted text may get another label even from the same model. With a
+/// profile, logs are read from the oldest record to the newest.
 #[derive(Args)]
 #[command(after_help = "Example:
-  intentgate audit replay /var/log/bot-audit --model my-next-model")]
+  intentgate audit replay /var/log/bot-audit --model my-next-model
+  intentgate audit replay /var/log/bot-audit --profile my-next-shop.toml")]
 pub struct Arguments {
     /// Directories of audit logs, or files of them
     #[arg(value_name = "LOG", required = true)]
     logs: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArguments,
+    /// Decide by this profile, and compare what the bot does rather than what the model says
+    #[arg(long, value_name = "FILE")]
+    profile: Option<PathBuf>,
     /// Most messages to list of those that change, the furthest moved score first
     #[arg(long, value_name = "N", default_value_t = 20)]
     list: usize,
@@ -38,7 +44,8 @@ pub struct Arguments {
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let files = super::files(&arguments.logs)?;
     let guard = arguments.model.guard()?;
-    let mut replay = Replay::new(&guard, arguments.list);
+    let policy = arguments.profile.as_ref().map(Profile::from_file).transpose()?.map(Policy::new).transpose()?;
+    let mut replay = Replay::new(&guard, policy.as_ref(), arguments.list);
     let mut code = ExitCode::SUCCESS;
     for path in &files {
         super::each_line(path, |line, read| {
@@ -83,17 +90,11 @@ fn print(report: &ReplayReport) {
         report.out_of_scope_to,
         share(report.out_of_scope_to)
     );
-    if report.changes.is_empty() {
-        return;
+    print_moves(&report.changes, &share);
+    if let Some(same) = report.same_action {
+        println!("{same} would get the same action ({} %)", share(same));
+        print_moves(&report.actions, &share);
     }
-    let mut table = Table::new();
-    table.load_style(UTF8_FULL_CONDENSED).set_header(["from", "to", "messages", "share %"]);
-    for (from, to) in &report.changes {
-        for (to, &count) in to {
-            table.add_row([one_line(from), one_line(to), count.to_string(), share(count)]);
-        }
-    }
-    println!("{table}");
     for change in &report.listed {
         println!(
             "{} -> {}, oos {:.2} -> {:.2}: {} ({})",
@@ -105,4 +106,18 @@ fn print(report: &ReplayReport) {
             change.place
         );
     }
+}
+
+fn print_moves(moves: &Moves, share: &dyn Fn(u64) -> String) {
+    if moves.is_empty() {
+        return;
+    }
+    let mut table = Table::new();
+    table.load_style(UTF8_FULL_CONDENSED).set_header(["from", "to", "messages", "share %"]);
+    for (from, to) in moves {
+        for (to, &count) in to {
+            table.add_row([one_line(from), one_line(to), count.to_string(), share(count)]);
+        }
+    }
+    println!("{table}");
 }
