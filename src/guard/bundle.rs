@@ -65,7 +65,7 @@ pub enum LoadError {
 pub struct Bundle<'a> {
     /// `config.json`: the shape, in the Hugging Face layout.
     pub config: Cow<'a, [u8]>,
-    /// `model.safetensors`: weights under the standard names, in a number format that [`TensorFile`] reads.
+    /// `model.safetensors`: weights under the standard names, in a number format that [`TensorFile`](crate::engine::TensorFile) reads.
     pub weights: Cow<'a, [u8]>,
     /// `tokenizer.json`, as the `tokenizers` crate writes it.
     pub tokenizer: Cow<'a, [u8]>,
