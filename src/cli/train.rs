@@ -92,7 +92,7 @@ pub struct Arguments {
     /// Probability with which a token is hidden behind <unk>
     #[arg(long, default_value_t = Options::default().word_dropout, help_heading = "Recipe")]
     word_dropout: f64,
-    /// Stretches of long messages, made of rows joined, beside the rows of an epoch, as a share of them
+    /// Stretches of long messages beside the rows of an epoch, as a share of them: cut from long rows, or joined from short ones
     #[arg(long, default_value_t = Options::default().joined, help_heading = "Recipe")]
     joined: f64,
     /// Epochs without a better validation accuracy before training stops

@@ -85,8 +85,8 @@ pub struct Options {
     /// Probability with which a token of a message is hidden behind `<unk>`, so that no single word decides (Iyyer et al.,
     /// 2015, <https://aclanthology.org/P15-1162/>).
     pub word_dropout: f64,
-    /// Stretches of long messages beside the rows of an epoch, as a share of them: rows joined as the guard's windows cut
-    /// a message. Only where there is an out-of-scope label.
+    /// Stretches of long messages beside the rows of an epoch, as a share of them, as the guard's windows cut a message: from
+    /// the long rows of a language, or else from short ones joined. Only where there is an out-of-scope label.
     pub joined: f64,
     /// Epochs without a better validation accuracy before training stops.
     pub patience: usize,
@@ -114,7 +114,7 @@ impl Default for Options {
             label_smoothing: 0.0,
             augment: 0.5,
             word_dropout: 0.0,
-            joined: 0.0,
+            joined: 0.1,
             patience: 3,
             max_tokens: 96,
             seed: 1,
