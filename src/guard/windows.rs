@@ -14,7 +14,8 @@
 //! <https://doi.org/10.1214/aoms/1177704873>) and as energies. The mean of their logits would not do: windows with
 //! different labels cancel out, and the message looks far from everything known although none of its windows does.
 //!
-//! The constants were chosen on long texts made of `datasets/valid` (see `intentgate eval --long`).
+//! The constants were chosen on `datasets/long/valid.jsonl` with rows of `datasets/valid` hidden in it (see `intentgate eval
+//! --long`): for the highest mean of the four shares that are right.
 
 use super::Backend;
 use std::{iter, ops::Range};
@@ -34,9 +35,9 @@ const PACK: usize = 2;
 /// Probability of being out of scope with which one window speaks against a message that is mostly in scope.
 const SURELY_OUT: f32 = 0.85;
 /// Probability of being in scope with which one window speaks for a message that is mostly out of scope.
-const SURELY_IN: f32 = 0.95;
+const SURELY_IN: f32 = 0.995;
 /// The same for the window at the end.
-const END_IN: f32 = 0.7;
+const END_IN: f32 = 0.9;
 
 /// Memory that [`logits`] works in.
 #[derive(Default)]
@@ -174,11 +175,11 @@ mod tests {
     use proptest::prelude::*;
 
     const LIMITS: Limits = Limits { labels: 3, max_tokens: 96, oos: Some(2), temperature: 1.3 };
-    const ORDER: [f32; 3] = [5.0, 0.0, 0.0];
-    const FAQ: [f32; 3] = [0.0, 5.0, 0.0];
+    const ORDER: [f32; 3] = [9.0, 0.0, 0.0];
+    const FAQ: [f32; 3] = [0.0, 9.0, 0.0];
     const OUT: [f32; 3] = [0.0, 0.0, 5.0];
     const LIKELY_OUT: [f32; 3] = [1.0, 0.0, 2.0];
-    const LIKELY_ORDER: [f32; 3] = [3.0, 0.0, 1.0];
+    const LIKELY_ORDER: [f32; 3] = [4.5, 0.0, 1.0];
 
     fn combined(rows: &[[f32; 3]], limits: Limits) -> [f32; 3] {
         let mut logits = [0.0; 3];

@@ -113,7 +113,7 @@ impl Default for Options {
             dropout: 0.0,
             label_smoothing: 0.0,
             augment: 0.5,
-            word_dropout: 0.0,
+            word_dropout: 0.1,
             joined: 0.1,
             patience: 3,
             max_tokens: 96,
