@@ -2,15 +2,12 @@
 
 use super::{ConversationKey, Key, Timestamp, redact};
 use crate::{
-    guard::{GuardConfig, Reason, Verdict},
+    guard::{DEFAULT_THRESHOLD, GuardConfig, Reason, Verdict},
     label::Flow,
     policy::{Action, Cause, Decision, Profile},
 };
 use serde::{Deserialize, Serialize};
 use std::{collections::BTreeMap, time::SystemTime};
-
-/// The refusal threshold of a label that `guard.json` does not name.
-const DEFAULT_THRESHOLD: f32 = 0.5;
 
 /// What a record keeps of the customer's words.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -151,7 +148,6 @@ pub struct RecordedVerdict {
     /// 0 to 1.
     pub margin: f32,
     /// Why.
-    #[serde(deserialize_with = "ReasonName::deserialize")]
     pub reason: Reason,
     /// BCP 47 code, `mul` or `und`.
     pub language: String,
@@ -177,16 +173,6 @@ impl RecordedVerdict {
             language: verdict.language().to_owned(),
         }
     }
-}
-
-/// Reads a [`Reason`] back; the guard itself only writes them.
-#[derive(Deserialize)]
-#[serde(remote = "Reason", rename_all = "snake_case")]
-enum ReasonName {
-    Confident,
-    LowMargin,
-    FarFromKnown,
-    Empty,
 }
 
 /// What a record keeps of a [`Decision`]: all but the words of the reply.

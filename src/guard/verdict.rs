@@ -2,14 +2,14 @@
 
 use super::decision::{self, DEFAULT_THRESHOLD, GuardConfig};
 use crate::label::Intent;
-use serde::{Serialize, Serializer, ser::SerializeMap};
+use serde::{Deserialize, Serialize, Serializer, ser::SerializeMap};
 use std::{fmt, sync::Arc};
 
 /// Label of messages refused by a model that has no out-of-scope class of its own.
 const REFUSED: &str = "out_of_scope";
 
 /// Why the verdict is what it is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Reason {
