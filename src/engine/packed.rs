@@ -9,7 +9,7 @@ use super::{
     bytes::{Owner, Shared},
     config::EncoderConfig,
     encoder::Encoder,
-    kernels::{Buffer, Isa, Linear, Norm, Side, fill},
+    kernels::{Buffer, Isa, Linear, Norm, Side, bytes_of, fill},
     rows::{Format, GROUP, Rows},
     source::Source,
 };
@@ -43,7 +43,7 @@ impl Encoder {
         shape.extend((self.outputs() as u32).to_le_bytes());
         let words = [words.values.as_slice(), words.scales.as_slice()].concat();
         shape.extend(self.linears().map(|linear| u8::from(linear.is_int8())));
-        let weights = self.parts().iter().flat_map(|part| part.bytes()).copied().collect();
+        let weights = bytes_of(&self.parts());
         Sections { shape, weights, words }
     }
 

@@ -158,8 +158,13 @@ impl<T: Plain> Part for Buffer<T> {
 
 /// Moves arrays that are read one after the other into one piece of memory, in this order.
 pub(crate) fn join(parts: Vec<&mut dyn Part>) {
-    let bytes: Vec<u8> = parts.iter().flat_map(|part| part.bytes()).copied().collect();
+    let bytes = bytes_of(&parts);
     fill(parts, &bytes);
+}
+
+/// What [`fill`] would have to be given for arrays like these.
+pub(crate) fn bytes_of(parts: &[&mut dyn Part]) -> Vec<u8> {
+    parts.iter().map(|part| part.bytes()).collect::<Vec<_>>().concat()
 }
 
 /// Fills arrays with `bytes`, one array after the other, in one piece of memory; false, and nothing done, if they do not

@@ -25,7 +25,7 @@ mod product;
 mod simd;
 
 pub(crate) use attention::Scratch as AttentionScratch;
-pub(crate) use buffer::{Buffer, Part, fill, join};
+pub(crate) use buffer::{Buffer, Part, bytes_of, fill, join};
 #[cfg(feature = "train")]
 pub(crate) use gradient::{GeluGradient, exp};
 pub(crate) use layout::{Linear, Side, stride};
