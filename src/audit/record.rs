@@ -2,7 +2,7 @@
 
 use super::{ConversationKey, Key, Timestamp, redact};
 use crate::{
-    guard::{DEFAULT_THRESHOLD, GuardConfig, Reason, Verdict},
+    guard::{GuardConfig, Reason, Verdict},
     label::Flow,
     policy::{Action, Cause, Decision, Profile},
 };
@@ -73,9 +73,7 @@ impl Recorder {
                 TextPolicy::Keep => Some(event.text.to_owned()),
             },
             redacted: self.text == TextPolicy::Redact,
-            verdict: event
-                .verdict
-                .map(|verdict| RecordedVerdict::new(verdict, event.guard, profile_thresholds.as_ref())),
+            verdict: event.verdict.map(|verdict| RecordedVerdict::new(verdict, profile_thresholds.as_ref())),
             decision: RecordedDecision { action: event.decision.action, cause: event.decision.cause.clone() },
             thresholds: event.guard.thresholds.clone(),
             profile_thresholds,
@@ -154,15 +152,10 @@ pub struct RecordedVerdict {
 }
 
 impl RecordedVerdict {
-    fn new(verdict: &Verdict, guard: &GuardConfig, profile: Option<&BTreeMap<String, f32>>) -> Self {
-        let best = verdict
-            .scores()
-            .filter(|(label, _)| Some(*label) != guard.oos_label.as_deref())
-            .max_by(|(_, a), (_, b)| a.total_cmp(b));
-        let threshold = best.map(|(label, _)| {
-            let by_profile = profile.and_then(|profile| profile.get(label));
-            by_profile.or_else(|| guard.thresholds.get(label)).copied().unwrap_or(DEFAULT_THRESHOLD)
-        });
+    fn new(verdict: &Verdict, profile: Option<&BTreeMap<String, f32>>) -> Self {
+        let threshold = verdict
+            .best_in_scope()
+            .map(|(label, threshold)| profile.and_then(|profile| profile.get(label)).copied().unwrap_or(threshold));
         RecordedVerdict {
             intent: verdict.label().map(str::to_owned),
             scores: verdict.scores().map(|(label, score)| (label.to_owned(), score)).collect(),

@@ -8,7 +8,7 @@ mod verdict;
 mod windows;
 
 pub use bundle::{Bundle, FILES, LoadError};
-#[cfg(any(feature = "data", feature = "policy"))]
+#[cfg(feature = "data")]
 pub(crate) use decision::DEFAULT_THRESHOLD;
 pub use decision::{EnergyGate, GuardConfig, GuardConfigError};
 pub use packed::PackedError;

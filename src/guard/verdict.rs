@@ -196,6 +196,16 @@ impl Verdict {
         self.reason != Reason::Empty && !self.is_refused()
     }
 
+    /// The most probable label but the out-of-scope one, and the threshold of the OOS score for it; `None` for an empty
+    /// message.
+    #[cfg(feature = "policy")]
+    pub(crate) fn best_in_scope(&self) -> Option<(&str, f32)> {
+        let scores = self.scores.as_slice();
+        let classes = (0..scores.len()).filter(|&class| Some(class) != self.model.oos);
+        let best = classes.max_by(|&a, &b| scores[a].total_cmp(&scores[b]))?;
+        Some((&self.model.labels[best], self.model.thresholds[best]))
+    }
+
     /// By how much the log-odds would have to change for another label to win.
     pub(super) fn distance(&self) -> f32 {
         self.distance

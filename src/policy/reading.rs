@@ -31,13 +31,6 @@ pub(super) enum Best {
 impl<'a> From<&'a Verdict> for Reading<'a> {
     fn from(verdict: &'a Verdict) -> Self {
         let in_scope = verdict.in_scope() && verdict.intent() != Some(Intent::OutOfScope);
-        let best = if verdict.in_scope() {
-            verdict.label()
-        } else {
-            // The label of a refused message is the out-of-scope one.
-            let others = verdict.scores().filter(|(label, _)| Some(*label) != verdict.label());
-            others.max_by(|(_, a), (_, b)| a.total_cmp(b)).map(|(label, _)| label)
-        };
         let mut flows = [0.0; 4];
         for (label, score) in verdict.scores() {
             if let Some(flow) = flow(label) {
@@ -45,9 +38,9 @@ impl<'a> From<&'a Verdict> for Reading<'a> {
             }
         }
         Reading {
-            best: match best {
+            best: match verdict.best_in_scope() {
                 _ if verdict.reason() == Reason::Empty => Best::Nothing,
-                Some(label) => flow(label).map_or(Best::Custom, Best::Flow),
+                Some((label, _)) => flow(label).map_or(Best::Custom, Best::Flow),
                 None => Best::Custom,
             },
             flows,
