@@ -62,7 +62,7 @@ pub fn run(command: &Command) -> Result<ExitCode, Failure> {
             document = tables::fill(&document, name, &table)
                 .ok_or_else(|| format!("{}: there are no marks for {name}", path.display()))?;
         }
-        fs::write(path, document).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        super::write(path, document)?;
     }
     Ok(if report.errors() > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }

@@ -62,7 +62,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         bar.finish_and_clear();
     }
     if let Some(long) = &arguments.long {
-        let long = if long.is_empty() { Vec::new() } else { data::load(long)? };
+        let long = data::load(long)?;
         let bar = super::progress_bar(0, "long messages");
         evaluation.long = Some(eval::evaluate_long(&guard, &rows, &long, LONG_SEED, |done, all| {
             bar.set_length(all as u64);
@@ -73,7 +73,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     print(&evaluation, arguments.errors);
     if let Some(path) = &arguments.json {
         let json = serde_json::to_string_pretty(&evaluation)? + "\n";
-        fs::write(path, json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        super::write(path, json)?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -280,7 +280,7 @@ pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
         for (name, content) in &sections {
             document = tables::fill(&document, name, content).unwrap_or(document);
         }
-        fs::write(&path, document).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        super::write(&path, document)?;
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -9,7 +9,6 @@ use intentgate::{
 };
 use serde::Serialize;
 use std::{
-    fs,
     io::{self, BufRead},
     path::PathBuf,
     process::ExitCode,
@@ -48,7 +47,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     if let Some(path) = &arguments.onnx {
         let last_layer = if arguments.first_token { LastLayer::FirstToken } else { LastLayer::AllTokens };
         let file = onnx(&config, &weights, last_layer)?;
-        fs::write(path, &file).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        super::write(path, &file)?;
         eprintln!("{}: {:.1} MB", path.display(), file.len() as f64 / 1e6);
     }
     if arguments.ids {

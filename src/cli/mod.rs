@@ -24,7 +24,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use intentgate::{Bundle, Guard, LoadError};
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     process::ExitCode,
 };
 
@@ -167,6 +167,10 @@ fn progress_bar(len: usize, what: &str) -> ProgressBar {
     ProgressBar::new(len as u64)
         .with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("=> "))
         .with_prefix(what.to_owned())
+}
+
+fn write(path: &Path, content: impl AsRef<[u8]>) -> Result<(), Failure> {
+    Ok(std::fs::write(path, content).map_err(|error| format!("cannot write {}: {error}", path.display()))?)
 }
 
 /// Writes `json` and a line end to stdout.

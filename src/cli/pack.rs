@@ -3,7 +3,7 @@
 use super::{Failure, ModelArguments};
 use clap::Args;
 use intentgate::Guard;
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Pack a model directory into one file, for `include_bytes!` and `Guard::from_bytes`.
 #[derive(Args)]
@@ -17,7 +17,7 @@ pub struct Arguments {
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let bytes = arguments.model.bundle()?.pack()?;
-    fs::write(&arguments.out, &bytes).map_err(|error| format!("cannot write {}: {error}", arguments.out.display()))?;
+    super::write(&arguments.out, &bytes)?;
     let size = bytes.len() as f64 / 1e6;
     let guard = Guard::from_bytes(bytes)?;
     eprintln!("{}: model {}, {:.1} MB", arguments.out.display(), guard.config().model_version, size);

@@ -10,7 +10,7 @@ use intentgate::{
     model::Teacher,
     train::{self, Epoch, Observer},
 };
-use std::{fs, path::PathBuf, process::ExitCode};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Measure a linear layer on a frozen sentence encoder: the yardstick for a test set.
 ///
@@ -56,7 +56,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     }
     if let Some(path) = &arguments.json {
         let json = serde_json::to_string_pretty(&probe)? + "\n";
-        fs::write(path, json).map_err(|error| format!("cannot write {}: {error}", path.display()))?;
+        super::write(path, json)?;
     }
     Ok(ExitCode::SUCCESS)
 }

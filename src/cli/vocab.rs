@@ -36,7 +36,7 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         .collect::<Result<Vec<Vec<String>>, data::DataError>>()?;
     bar.finish_and_clear();
     let (json, report) = train::prune(&tokenizer, &corpora, arguments.size)?;
-    fs::write(&arguments.out, &json).map_err(|error| format!("cannot write {}: {error}", arguments.out.display()))?;
+    super::write(&arguments.out, &json)?;
     eprintln!(
         "{}: {} pieces, {} of them single characters; {:.2} tokens a text before, {:.2} after; {:.3} % unknown",
         arguments.out.display(),

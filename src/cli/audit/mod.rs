@@ -10,7 +10,7 @@ use super::Failure;
 use clap::Subcommand;
 use intentgate::audit::{self, Line, LineError, Reader};
 use std::{
-    fs::{self, File},
+    fs::File,
     io::BufReader,
     path::{Path, PathBuf},
     process::ExitCode,
@@ -50,10 +50,6 @@ fn each_line(
 
 fn cannot_read(path: &Path, error: &dyn std::fmt::Display) -> String {
     format!("cannot read {}: {error}", path.display())
-}
-
-fn write(path: &Path, content: &str) -> Result<(), Failure> {
-    Ok(fs::write(path, content).map_err(|error| format!("cannot write {}: {error}", path.display()))?)
 }
 
 fn near(text: &str) -> Result<f32, String> {

@@ -1,7 +1,7 @@
 //! `intentgate audit report`.
 
 use super::{
-    super::{one_line, progress_bar},
+    super::{one_line, progress_bar, write},
     Failure, html,
 };
 use clap::Args;
@@ -70,10 +70,10 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     bar.finish_and_clear();
     let report = reporter.finish(evaluation.as_ref());
     if let Some(path) = &arguments.json {
-        super::write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
+        write(path, &(serde_json::to_string_pretty(&report)? + "\n"))?;
     }
     if let Some(path) = &arguments.html {
-        super::write(path, &html::page(&report)?)?;
+        write(path, &html::page(&report)?)?;
     }
     print(&report);
     Ok(if report.integrity.unreadable > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
