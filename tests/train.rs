@@ -10,8 +10,8 @@ use intentgate::{
     data::{Origin, Row},
     model::{Dtype, Reference, Teacher},
     train::{
-        DistillJob, DistillOptions, Distilled, Epoch, Job, Observer, Options, Text, TrainError, base_from_dir, distill,
-        train,
+        DistillJob, DistillOptions, Distilled, Epoch, Job, Observer, Options, Preset, Text, TrainError, base_from_dir,
+        candidates, distill, search, teacher_for, train,
     },
 };
 use std::{fs, path::Path};
@@ -71,6 +71,7 @@ fn job<'a>(rows: &'a [Row], tiny: &'a Bundle<'a>, out: &'a Path) -> Job<'a> {
         valid: rows,
         tokenizer: &tiny.tokenizer,
         base: None,
+        teacher: None,
         oos_label: None,
         out,
         options: options(),
@@ -163,6 +164,53 @@ fn training_goes_on_from_a_model_directory() {
         ["order", "appointment", "out_of_scope"],
         "a new head for the labels of the rows"
     );
+}
+
+#[test]
+fn a_search_keeps_the_best_settings_and_goes_on_where_it_stopped() {
+    let (rows, tiny, dir) = (toy(), Tiny::default().bundle(), tempfile::tempdir().unwrap());
+    // A rate of 0 learns nothing.
+    let idle = Options { epochs: 2, learning_rate: 0.0, word_learning_rate: 0.0, ..options() };
+    let settings = [idle, Options { epochs: 12, ..options() }];
+    let run = |resume: bool, stop: usize| {
+        let base = job(&rows, &tiny, dir.path());
+        search(&Job { resume, ..base }, &settings, &mut StopAfter(stop, 0))
+    };
+    // In the second trial.
+    assert!(matches!(run(false, 20), Err(TrainError::Interrupted(_))));
+    let trained = run(true, usize::MAX).unwrap();
+    assert_eq!(trained.epochs.len(), 12);
+    assert_eq!(Guard::from_dir(dir.path()).unwrap().config(), trained.guard.config());
+    assert!(!dir.path().join(".search").exists());
+    assert_eq!(candidates(&options())[0], options());
+}
+
+#[test]
+fn a_teacher_needs_the_labels_of_the_rows_or_is_fitted_to_them() {
+    let (rows, tiny) = (toy(), Tiny::default().bundle());
+    let dirs: Vec<_> = (0..2).map(|_| tempfile::tempdir().unwrap()).collect();
+    train(&job(&rows, &tiny, dirs[0].path()), &mut StopAfter(usize::MAX, 0)).unwrap();
+    let base = job(&rows, &tiny, dirs[1].path());
+    let teacher = teacher_for(&base, dirs[0].path(), 1, &mut StopAfter(usize::MAX, 0)).unwrap();
+    assert_eq!(teacher.labels(), ["order", "appointment", "out_of_scope"]);
+    let trained = train(&Job { teacher: Some(&teacher), ..base.clone() }, &mut StopAfter(usize::MAX, 0)).unwrap();
+    assert_eq!(trained.guard.check("where is my order").label(), Some("order"));
+    let others = [row("a", "x"), row("b", "y"), row("c", "x"), row("d", "y")];
+    let refused =
+        train(&Job { rows: &others, valid: &others, teacher: Some(&teacher), ..base.clone() }, &mut StopAfter(1, 0));
+    assert!(matches!(refused, Err(TrainError::Teacher { .. })));
+    // One with other labels is fitted to the rows.
+    let job = Job { rows: &others, valid: &others, ..base };
+    let fitted = teacher_for(&job, dirs[0].path(), 1, &mut StopAfter(usize::MAX, 0)).unwrap();
+    assert_eq!(fitted.labels(), ["x", "y"]);
+}
+
+#[test]
+fn the_fewer_rows_the_more_epochs() {
+    let epochs = [100, 10_000, 40_000, 150_000].map(|rows| Options::preset(Preset::Standard, rows).epochs);
+    assert!(epochs.is_sorted_by(|a, b| a >= b) && epochs[0] > epochs[3], "{epochs:?}");
+    assert_eq!(Options::preset(Preset::Standard, 142_057), Options::default(), "the shipped recipe");
+    assert!(Options::preset(Preset::Fast, 10_000).epochs < Options::preset(Preset::Best, 10_000).epochs);
 }
 
 fn candle(bundle: &Bundle<'_>) -> Guard {

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use intentgate::{
     Bundle, data,
     model::Dtype,
-    train::{self, Epoch, Job, Observer, Options, TrainError},
+    train::{self, Epoch, Job, Observer, Options, Preset, TrainError},
 };
 use std::{
     fs,
@@ -31,7 +31,10 @@ const DEFAULT_BASE: &str = "models/base";
 /// calibrated on the validation rows). Ctrl-C leaves a checkpoint in DIR/.checkpoint, from which --resume goes on.
 #[derive(Args)]
 #[command(after_help = "Example, the shipped model:
-  intentgate train --data datasets/train --valid datasets/valid --out models/guard --dtype int4")]
+  intentgate train --data datasets/train datasets/long/train.jsonl --valid datasets/valid --out models/guard --dtype int4
+
+Labels of your own, and the class of messages to refuse:
+  intentgate train --data my-intents.csv --oos-label other --out my-model")]
 pub struct Arguments {
     /// Rows to fit: files or directories of .jsonl files
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
@@ -62,9 +65,23 @@ pub struct Arguments {
     dtype: Dtype,
     #[arg(long, default_value_t = Options::default().seed)]
     seed: u64,
-    /// Most passes over the rows
-    #[arg(long, default_value_t = Options::default().epochs, help_heading = "Recipe")]
-    epochs: usize,
+    /// How long to train; `best` tries several settings on the validation rows as well
+    #[arg(long, default_value = "standard")]
+    preset: PresetKind,
+    /// A larger encoder to learn from as well: a classifier that `train` made with the same labels, or any other encoder,
+    /// which is fitted to the rows first (slow; see --teacher-epochs)
+    #[arg(long, value_name = "DIR|hf:ID")]
+    teacher: Option<String>,
+    /// Settings to try on the validation rows, the best of which is kept; 1 tries none but those given [default: 1, or 4 for
+    /// --preset best]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=6))]
+    search: Option<u8>,
+    /// Most passes over the rows [default: by preset and number of rows, 3 to 40]
+    #[arg(long, help_heading = "Recipe")]
+    epochs: Option<usize>,
+    /// Passes over the rows in which a teacher is fitted to them
+    #[arg(long, default_value_t = 3, help_heading = "Recipe")]
+    teacher_epochs: usize,
     /// Messages in a step
     #[arg(long, default_value_t = Options::default().batch_size, help_heading = "Recipe")]
     batch_size: usize,
@@ -95,9 +112,9 @@ pub struct Arguments {
     /// Stretches of long messages beside the rows of an epoch, as a share of them: cut from long rows, or joined from short ones
     #[arg(long, default_value_t = Options::default().joined, help_heading = "Recipe")]
     joined: f64,
-    /// Epochs without a better validation accuracy before training stops
-    #[arg(long, default_value_t = Options::default().patience, help_heading = "Recipe")]
-    patience: usize,
+    /// Epochs without a better validation accuracy before training stops [default: a third of --epochs, at least 3]
+    #[arg(long, help_heading = "Recipe")]
+    patience: Option<usize>,
     /// Most tokens of a message
     #[arg(long, default_value_t = Options::default().max_tokens, help_heading = "Recipe")]
     max_tokens: usize,
@@ -107,6 +124,26 @@ pub struct Arguments {
     /// Hidden size, for fresh weights
     #[arg(long, default_value_t = Options::default().hidden_size, help_heading = "Recipe")]
     hidden_size: usize,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum PresetKind {
+    /// A third of the steps
+    Fast,
+    /// Enough for a good model
+    Standard,
+    /// Twice the steps, and a search over settings
+    Best,
+}
+
+impl From<PresetKind> for Preset {
+    fn from(kind: PresetKind) -> Self {
+        match kind {
+            PresetKind::Fast => Preset::Fast,
+            PresetKind::Standard => Preset::Standard,
+            PresetKind::Best => Preset::Best,
+        }
+    }
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -142,21 +179,37 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         (None, Some(base)) => base.tokenizer.to_vec(),
         (None, None) => default_tokenizer()?,
     };
-    let job = Job {
+    let device = arguments.device.device()?;
+    let mut job = Job {
         rows: &rows,
         valid: &valid,
         tokenizer: &tokenizer,
         base: base.as_ref(),
+        teacher: None,
         oos_label: arguments.oos_label.as_deref(),
         out: &arguments.out,
-        options: options(arguments),
-        device: arguments.device.device()?,
+        options: options(arguments, rows.len()),
+        device,
         resume: arguments.resume,
     };
     let from = name.map_or("fresh weights".to_owned(), |name| format!("from {name}"));
     eprintln!("{} rows to fit, {} to validate on, {from}", rows.len(), valid.len());
     let mut progress = Progress::start("training", "validation accuracy %", 100.0)?;
-    let result = train::train(&job, &mut progress);
+    let teacher = match &arguments.teacher {
+        Some(name) => {
+            let result = train::teacher_for(&job, &model_dir(name)?, arguments.teacher_epochs, &mut progress);
+            let Some(teacher) = progress.unless_interrupted(result)? else { return Ok(INTERRUPTED.into()) };
+            Some(teacher)
+        }
+        None => None,
+    };
+    job.teacher = teacher.as_ref();
+    let tries = arguments.search.unwrap_or(if arguments.preset == PresetKind::Best { 4 } else { 1 });
+    let candidates = train::candidates(&job.options);
+    let result = match tries {
+        1 => train::train(&job, &mut progress),
+        tries => train::search(&job, &candidates[..candidates.len().min(tries.into())], &mut progress),
+    };
     let Some(trained) = progress.unless_interrupted(result)? else { return Ok(INTERRUPTED.into()) };
     let seconds = progress.finish();
     let config = trained.guard.config();
@@ -171,11 +224,12 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn options(arguments: &Arguments) -> Options {
+fn options(arguments: &Arguments, rows: usize) -> Options {
+    let epochs = arguments.epochs.unwrap_or(Options::preset(arguments.preset.into(), rows).epochs);
     Options {
         layers: arguments.layers,
         hidden_size: arguments.hidden_size,
-        epochs: arguments.epochs,
+        epochs,
         batch_size: arguments.batch_size,
         learning_rate: arguments.learning_rate,
         word_learning_rate: arguments.word_learning_rate,
@@ -187,7 +241,7 @@ fn options(arguments: &Arguments) -> Options {
         augment: arguments.augment,
         word_dropout: arguments.word_dropout,
         joined: arguments.joined,
-        patience: arguments.patience,
+        patience: arguments.patience.unwrap_or((epochs / 3).max(3)),
         max_tokens: arguments.max_tokens,
         seed: arguments.seed,
         dtype: arguments.dtype,
@@ -264,6 +318,11 @@ impl Progress {
         }
     }
 
+    /// Through the bar where there is one, so that it is not torn; plainly into a log.
+    fn line(&self, line: &str) {
+        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+    }
+
     /// Takes the bar away; returns the seconds since the start.
     pub(super) fn finish(&self) -> f64 {
         self.bar.finish_and_clear();
@@ -278,6 +337,13 @@ impl Observer for Progress {
         self.bar.set_length(of as u64);
         self.bar.set_position(step as u64);
         self.bar.set_message(format!("loss {mean:.3} rate {learning_rate:.1e}"));
+    }
+
+    fn trial(&mut self, number: usize, of: usize, options: &Options) {
+        let Options { learning_rate, word_dropout, augment, .. } = options;
+        self.line(&format!(
+            "trial {number} of {of}: learning rate {learning_rate:.1e}, word dropout {word_dropout:.2}, augment {augment:.2}"
+        ));
     }
 
     fn embedded(&mut self, done: usize, of: usize) {
@@ -296,8 +362,7 @@ impl Observer for Progress {
             times * epoch.score,
             self.began.elapsed().as_secs_f64()
         );
-        // Through the bar where there is one, so that it is not torn; plainly into a log.
-        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        self.line(&line);
     }
 
     fn should_stop(&self) -> bool {

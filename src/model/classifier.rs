@@ -153,6 +153,11 @@ impl Classifier {
         Ok(classifier)
     }
 
+    /// Forgets the head, for other labels that happen to be as many.
+    pub(crate) fn forget_head(&mut self, seed: u64) -> Result<()> {
+        self.add_linear("classifier", self.config.id2label.len(), self.config.initializer_range, seed)
+    }
+
     /// Adds a linear layer from the pooled vector to the embeddings of teacher `n`, `width` long. It is not stored.
     pub(crate) fn add_projection(&mut self, n: usize, width: usize, seed: u64) -> Result<()> {
         let deviation = 1.0 / (self.config.hidden_size as f64).sqrt();

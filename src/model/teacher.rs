@@ -8,8 +8,8 @@ use crate::{
     text,
     tokenizer::{self, Tokenizer},
 };
-use candle_core::Device;
-use std::{fs, path::Path};
+use candle_core::{Device, Tensor};
+use std::{fmt, fs, path::Path};
 use unicode_normalization::UnicodeNormalization;
 
 /// What multilingual-e5 wants in front of a text.
@@ -18,7 +18,7 @@ const PREFIX: &str = "query: ";
 const MAX_TOKENS: usize = 128;
 
 /// A frozen encoder: a bare `BertModel` of the e5 family (`query: ` in front, mean over all tokens), or a classifier that
-/// `train` made of one (the pooled vector, in which its labels stand out). Embeddings have length 1.
+/// `train` made of one (the pooled vector, in which its labels stand out, and its head). Embeddings have length 1.
 pub struct Teacher {
     encoder: Classifier,
     tokenizer: Tokenizer,
@@ -41,7 +41,9 @@ impl Teacher {
         let weights = read("model.safetensors")?;
         let file = TensorFile::parse(&weights)?;
         let pooling = if file.contains("classifier.weight") { Pooling::First } else { Pooling::Mean };
-        config = config.with_labels(&[]);
+        if pooling == Pooling::Mean {
+            config = config.with_labels(&[]);
+        }
         let mut encoder = Classifier::load(&config, &file, 0, device).map_err(|error| refused(&error))?;
         encoder.pooling = pooling;
         Ok(Teacher { encoder, tokenizer, fingerprint: fingerprint(&weights) })
@@ -50,6 +52,11 @@ impl Teacher {
     /// Whether the flow that a message arrives in changes its embedding.
     pub fn heeds_flows(&self) -> bool {
         self.encoder.pooling == Pooling::First
+    }
+
+    /// The labels that a classifier tells apart; none for a bare encoder.
+    pub fn labels(&self) -> Vec<String> {
+        self.encoder.config().labels()
     }
 
     /// A number that tells these weights from others.
@@ -82,10 +89,39 @@ impl Teacher {
     /// # Errors
     /// Candle's.
     pub fn embed(&self, texts: &[&[u32]]) -> candle_core::Result<Vec<Vec<f32>>> {
-        let batch = Batch::new(texts.iter().copied(), self.encoder.device())?;
-        let means = self.encoder.embed(&batch)?;
-        means.broadcast_div(&means.sqr()?.sum_keepdim(1)?.sqrt()?)?.to_vec2()
+        let pooled = self.pooled(texts)?;
+        pooled.broadcast_div(&lengths(&pooled)?)?.to_vec2()
     }
+
+    /// The mean length of the pooled vectors of texts, which embeddings have lost.
+    pub(crate) fn mean_length(&self, texts: &[&[u32]]) -> candle_core::Result<f32> {
+        lengths(&self.pooled(texts)?)?.mean_all()?.to_scalar()
+    }
+
+    /// Where it computes.
+    pub fn device(&self) -> &Device {
+        self.encoder.device()
+    }
+
+    /// Logits of a classifier, `texts x labels`, from its pooled vectors, `texts x width`.
+    pub(crate) fn head(&self, pooled: &Tensor) -> candle_core::Result<Tensor> {
+        self.encoder.head(pooled, None)
+    }
+
+    fn pooled(&self, texts: &[&[u32]]) -> candle_core::Result<Tensor> {
+        self.encoder.embed(&Batch::new(texts.iter().copied(), self.encoder.device())?)
+    }
+}
+
+impl fmt::Debug for Teacher {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Teacher").field("labels", &self.labels()).field("width", &self.width()).finish_non_exhaustive()
+    }
+}
+
+/// `rows x 1`.
+fn lengths(rows: &Tensor) -> candle_core::Result<Tensor> {
+    rows.sqr()?.sum_keepdim(1)?.sqrt()
 }
 
 /// FNV-1a over whole words, which is enough to tell files apart and does not dawdle over 100 MB.

@@ -17,6 +17,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+/// Of an interrupted run, in the model directory.
+pub(super) const DIR: &str = ".checkpoint";
 const WORDS: &str = "words";
 
 /// How far a run has come.
@@ -47,7 +49,7 @@ pub(super) struct Checkpoint {
 
 impl Checkpoint {
     pub(super) fn new(out: &Path, run: String) -> Self {
-        Checkpoint { dir: out.join(".checkpoint"), run }
+        Checkpoint { dir: out.join(DIR), run }
     }
 
     pub(super) fn path(&self) -> &Path {

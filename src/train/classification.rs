@@ -4,6 +4,7 @@ use super::{
     Augment, Encoding, Options, TrainError,
     fit::{self, Objective},
     joined::Joiner,
+    soft_labels,
 };
 use crate::{
     data::Row,
@@ -25,7 +26,12 @@ pub(super) struct Example {
     label: usize,
     /// An index into the languages of the rows.
     language: Option<usize>,
+    /// The row it was made of, if it was made of one.
+    row: Option<usize>,
 }
+
+/// How much a teacher's labels count where there is a teacher; the rest is for those of the rows.
+const TEACHER_WEIGHT: f32 = 0.5;
 
 /// How much the language of a message counts in the loss beside its label.
 const LANGUAGE_WEIGHT: f64 = 0.15;
@@ -41,6 +47,8 @@ pub(super) struct Classification<'a> {
     rows: &'a [&'a Row],
     /// Makes stretches of long messages, where there is an out-of-scope label.
     joiner: Option<Joiner<'a>>,
+    /// A teacher's logits for each row.
+    teacher: Option<Vec<Vec<f32>>>,
     valid: Vec<Example>,
 }
 
@@ -55,10 +63,11 @@ impl<'a> Classification<'a> {
         rows: &'a [&'a Row],
         valid: &[&Row],
         weights: Vec<f32>,
+        teacher: Option<Vec<Vec<f32>>>,
     ) -> Self {
         let joiner = oos_label.and_then(|oos| Joiner::new(rows, oos));
         let mut objective =
-            Classification { options, labels, languages, weights, encoding, rows, joiner, valid: Vec::new() };
+            Classification { options, labels, languages, weights, encoding, rows, joiner, teacher, valid: Vec::new() };
         let scratch = &mut tokenizer::Scratch::default();
         objective.valid = valid.iter().map(|row| objective.example(row, scratch)).collect();
         objective.valid.sort_by_key(|example| example.ids.len());
@@ -73,7 +82,7 @@ impl<'a> Classification<'a> {
     fn example(&self, row: &Row, scratch: &mut tokenizer::Scratch) -> Example {
         let label = self.labels.iter().position(|label| *label == row.label).unwrap_or(0);
         let language = self.languages.iter().position(|code| Some(code) == row.lang.as_ref());
-        Example { ids: self.encoding.ids(row.context, &row.text, scratch), label, language }
+        Example { ids: self.encoding.ids(row.context, &row.text, scratch), label, language, row: None }
     }
 }
 
@@ -106,9 +115,10 @@ impl Objective for Classification<'_> {
         let mut examples: Vec<Example> = self
             .rows
             .iter()
-            .map(|row| {
+            .enumerate()
+            .map(|(n, row)| {
                 let changed = augment.apply(row, &mut rng);
-                self.example(changed.as_ref().unwrap_or(row), scratch)
+                Example { row: Some(n), ..self.example(changed.as_ref().unwrap_or(row), scratch) }
             })
             .collect();
         let joined = iter::repeat_with(|| self.joiner.as_ref()?.join(&mut rng)).take(self.joined()).flatten();
@@ -138,16 +148,34 @@ impl Objective for Classification<'_> {
         let logits = classifier.head(pooled, Some(rng))?;
         let classes = self.labels.len();
         let smooth = self.options.label_smoothing as f32;
+        let taught = |example: &Example| self.teacher.is_some() && example.row.is_some();
         let mut targets = Vec::with_capacity(examples.len() * classes);
         for example in examples {
-            let weight = self.weights[example.label] / total;
+            let own = if taught(example) { 1.0 - TEACHER_WEIGHT } else { 1.0 };
+            let weight = own * self.weights[example.label] / total;
             targets.extend((0..classes).map(|class| {
                 let hit = if class == example.label { 1.0 - smooth } else { 0.0 };
                 weight * (hit + smooth / classes as f32)
             }));
         }
         let targets = Tensor::from_vec(targets, (examples.len(), classes), logits.device())?;
-        let loss = (candle_nn::ops::log_softmax(&logits, D::Minus1)? * targets)?.sum_all()?.neg()?;
+        let mut loss = (candle_nn::ops::log_softmax(&logits, D::Minus1)? * targets)?.sum_all()?.neg()?;
+        if let Some(teacher) = &self.teacher {
+            let taught =
+                (0u32..).zip(examples).filter_map(|(place, example)| Some((place, example.row?, example.label)));
+            let (mut places, mut theirs, mut weights) = (Vec::new(), Vec::new(), Vec::new());
+            for (place, row, label) in taught {
+                places.push(place);
+                theirs.extend_from_slice(&teacher[row]);
+                weights.push(self.weights[label] / total * TEACHER_WEIGHT);
+            }
+            if !places.is_empty() {
+                let theirs = Tensor::from_vec(theirs, (places.len(), classes), logits.device())?;
+                let ours = logits.index_select(&Tensor::new(places, logits.device())?, 0)?;
+                let divergence = soft_labels::divergence(&theirs, &ours)?;
+                loss = (loss + (divergence * Tensor::new(weights, logits.device())?)?.sum_all()?)?;
+            }
+        }
         let Some(logits) = classifier.languages(pooled) else { return Ok(loss) };
         let mut targets = vec![0.0f32; examples.len() * self.languages.len()];
         for (row, example) in targets.chunks_exact_mut(self.languages.len()).zip(examples) {

@@ -3,8 +3,9 @@
 //! The student learns, through a linear projection for each teacher, to point where the teacher's embedding points once
 //! the mean of all embeddings is taken away (they sit in a narrow cone), by the cosine, and to keep the similarities of the
 //! texts of a batch (Reimers and Gurevych, 2020, <https://arxiv.org/abs/2004.09813>; Tung and Mori, 2019,
-//! <https://arxiv.org/abs/1907.09682>). Texts are roughened now and then, the target stays that of the clean text. Word
-//! embeddings begin as what the first teacher makes of each vocabulary piece, cut to the principal components.
+//! <https://arxiv.org/abs/1907.09682>). Of a teacher that is a classifier it learns the labels as well, with a head of its
+//! own. Texts are roughened now and then, the target stays that of the clean text. Word embeddings begin as what the first
+//! teacher makes of each vocabulary piece, cut to the principal components.
 
 use super::{
     Augment, Epoch, Observer, TrainError,
@@ -12,6 +13,7 @@ use super::{
     corpus::Text,
     embedding_cache::EmbeddingCache,
     fit::{self, Objective, Schedule},
+    soft_labels::{self, SoftLabels},
     vocabulary,
 };
 use crate::{
@@ -39,6 +41,8 @@ const HELD_OUT: usize = 2000;
 const HELD_OUT_SHARE: usize = 50;
 /// How much the similarities within a batch count beside the cosines.
 const SIMILARITY_WEIGHT: f64 = 1.0;
+/// How much the labels of a classifier count beside the cosines.
+const LABELS_WEIGHT: f64 = 1.0;
 /// Standard deviation of the first word embeddings.
 const WORD_DEVIATION: f64 = 0.05;
 
@@ -156,9 +160,11 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
         targets.push(Target::new(teacher, cache, job.texts)?);
     }
 
+    let classifier = job.teachers.iter().position(|teacher| !teacher.labels().is_empty());
+    let labels = classifier.map(|n| job.teachers[n].labels()).unwrap_or_default();
     let mut student = match job.base {
         Some(base) => {
-            let config = EncoderConfig::from_json(&base.config).map_err(LoadError::from)?;
+            let config = EncoderConfig::from_json(&base.config).map_err(LoadError::from)?.with_labels(&labels);
             Classifier::load(
                 &config,
                 &TensorFile::parse(&base.weights).map_err(LoadError::from)?,
@@ -167,8 +173,11 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
             )?
         }
         None => {
-            let mut config = EncoderConfig::new(tokenizer.vocabulary_size(), options.layers, options.hidden_size, &[]);
-            config.architectures = vec!["BertModel".into()];
+            let (vocabulary, layers, width) = (tokenizer.vocabulary_size(), options.layers, options.hidden_size);
+            let mut config = EncoderConfig::new(vocabulary, layers, width, &labels);
+            if labels.is_empty() {
+                config.architectures = vec!["BertModel".into()];
+            }
             config.max_position_embeddings = config.max_position_embeddings.max(options.max_tokens);
             config.pad_token_id = tokenizer.padding();
             config.hidden_dropout_prob = 0.0;
@@ -181,9 +190,12 @@ pub fn distill(job: &DistillJob<'_>, observer: &mut dyn Observer) -> Result<Dist
         student.add_projection(n, target.mean.len(), options.seed)?;
     }
 
+    let texts: Vec<(Option<Flow>, &str)> = job.texts.iter().map(|(flow, text)| (*flow, text.as_str())).collect();
+    let labels =
+        classifier.map(|n| Ok::<_, TrainError>((n, SoftLabels::new(&job.teachers[n], &texts)?))).transpose()?;
     let (held_out, fitted) = hold_out(job.texts.len(), options.seed);
     let objective =
-        Distillation { options, texts: job.texts, tokenizer: &tokenizer, targets: &targets, held_out, fitted };
+        Distillation { options, texts: job.texts, tokenizer: &tokenizer, targets: &targets, labels, held_out, fitted };
     let schedule = Schedule {
         epochs: options.epochs,
         patience: options.epochs,
@@ -275,12 +287,11 @@ impl<'a> Target<'a> {
     }
 
     /// Where to point for a text: its embedding less the mean, of length 1.
-    fn direction(&self, text: usize) -> Result<Vec<f32>, TrainError> {
-        let mut values = self.cache.read(self.places[text])?;
+    fn direction(&self, mut values: Vec<f32>) -> Vec<f32> {
         values.iter_mut().zip(&self.mean).for_each(|(x, mean)| *x -= mean);
         let length = values.iter().map(|x| x * x).sum::<f32>().sqrt().max(1e-6);
         values.iter_mut().for_each(|x| *x /= length);
-        Ok(values)
+        values
     }
 }
 
@@ -324,6 +335,8 @@ struct Distillation<'a> {
     texts: &'a [Text],
     tokenizer: &'a Tokenizer,
     targets: &'a [Target<'a>],
+    /// Those of the first teacher that is a classifier, and which it is.
+    labels: Option<(usize, SoftLabels<'a>)>,
     held_out: Vec<usize>,
     fitted: Vec<usize>,
 }
@@ -343,13 +356,17 @@ impl Distillation<'_> {
         Example { ids, text }
     }
 
+    /// The teacher's embeddings of the examples.
+    fn embeddings(&self, target: &Target<'_>, examples: &[Example]) -> candle_core::Result<Vec<Vec<f32>>> {
+        let read = |example: &Example| target.cache.read(target.places[example.text]);
+        examples.iter().map(|example| read(example).map_err(candle_core::Error::wrap)).collect()
+    }
+
     /// Where the teacher points for each example, `examples x width`.
-    fn directions(&self, target: &Target<'_>, examples: &[Example], device: &Device) -> candle_core::Result<Tensor> {
-        let mut values = Vec::with_capacity(examples.len() * target.mean.len());
-        for example in examples {
-            values.extend(target.direction(example.text).map_err(candle_core::Error::wrap)?);
-        }
-        Tensor::from_vec(values, (examples.len(), target.mean.len()), device)
+    fn directions(target: &Target<'_>, embeddings: Vec<Vec<f32>>, device: &Device) -> candle_core::Result<Tensor> {
+        let shape = (embeddings.len(), target.mean.len());
+        let values: Vec<f32> = embeddings.into_iter().flat_map(|values| target.direction(values)).collect();
+        Tensor::from_vec(values, shape, device)
     }
 
     /// Nearness to each teacher on the texts held out.
@@ -363,7 +380,7 @@ impl Distillation<'_> {
             let pooled = student.embed(&batch)?;
             for (n, target) in self.targets.iter().enumerate() {
                 ours[n].push(unit(&student.project(n, &pooled)?)?);
-                theirs[n].push(self.directions(target, chunk, student.device())?);
+                theirs[n].push(Self::directions(target, self.embeddings(target, chunk)?, student.device())?);
             }
         }
         let mut measured = Vec::new();
@@ -428,7 +445,13 @@ impl Objective for Distillation<'_> {
         let count = examples.len() as f64;
         let mut loss = Tensor::zeros((), candle_core::DType::F32, student.device())?;
         for (n, target) in self.targets.iter().enumerate() {
-            let theirs = self.directions(target, examples, student.device())?;
+            let embeddings = self.embeddings(target, examples)?;
+            if let Some((_, labels)) = self.labels.as_ref().filter(|(of, _)| *of == n) {
+                let theirs = labels.logits(&embeddings, student.device())?;
+                let divergence = soft_labels::divergence(&theirs, &student.head(pooled, None)?)?;
+                loss = (loss + (divergence.sum_all()? * LABELS_WEIGHT)?)?;
+            }
+            let theirs = Self::directions(target, embeddings, student.device())?;
             let ours = unit(&student.project(n, pooled)?)?;
             let cosines = (&ours * &theirs)?.sum_all()?;
             let difference = (ours.matmul(&ours.t()?)? - theirs.matmul(&theirs.t()?)?)?;

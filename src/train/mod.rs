@@ -18,6 +18,9 @@ mod joined;
 mod oos_scores;
 mod optimizer;
 mod probe;
+mod search;
+mod soft_labels;
+mod teacher;
 mod vocabulary;
 
 pub use augment::Augment;
@@ -28,6 +31,8 @@ pub use corpus::{Text, corpus_texts, texts};
 pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, default_cache, distill};
 pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
+pub use search::{candidates, search};
+pub use teacher::teacher_for;
 pub use vocabulary::{VocabularyError, VocabularyReport, prune};
 
 use crate::{
@@ -35,7 +40,7 @@ use crate::{
     engine::{EncoderConfig, GROUP, TensorFile},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
     label::Flow,
-    model::{Classifier, Dtype, LoadClassifierError, encode_weights},
+    model::{Classifier, Dtype, LoadClassifierError, Teacher, encode_weights},
     text,
     tokenizer::{self, Tokenizer, TokenizerError},
 };
@@ -55,7 +60,7 @@ pub const OOS_LABEL: &str = "out_of_scope";
 /// Share of groups held out where no validation rows are given.
 const VALID_SHARE: f64 = 0.1;
 
-/// Settings of a training run. The defaults are those of the shipped model.
+/// Settings of a training run. The defaults are those of the shipped model; [`Options::preset`] fits them to fewer rows.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Options {
     /// Transformer layers, when there is no base encoder.
@@ -123,7 +128,42 @@ impl Default for Options {
     }
 }
 
+/// How long to train.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preset {
+    /// A third of the steps, for a first look.
+    Fast,
+    /// Enough for a good model.
+    #[default]
+    Standard,
+    /// Twice the steps; the command also searches, see [`search`].
+    Best,
+}
+
+impl Preset {
+    /// Batches to see in all.
+    fn steps(self) -> usize {
+        match self {
+            Preset::Fast => 3_000,
+            Preset::Standard => 9_000,
+            Preset::Best => 18_000,
+        }
+    }
+}
+
+/// Within these bounds the fewer rows there are, the more often each is seen.
+const EPOCHS: std::ops::RangeInclusive<usize> = 3..=40;
+
 impl Options {
+    /// The settings for so many rows.
+    pub fn preset(preset: Preset, rows: usize) -> Self {
+        let options = Options::default();
+        let batches = rows.div_ceil(options.batch_size).max(1);
+        let epochs = ((preset.steps() + batches / 2) / batches).clamp(*EPOCHS.start(), *EPOCHS.end());
+        // A long run has its best epochs at the end, where the learning rate is low.
+        Options { epochs, patience: (epochs / 3).max(options.patience), ..options }
+    }
+
     fn schedule(&self) -> fit::Schedule {
         fit::Schedule {
             epochs: self.epochs,
@@ -139,7 +179,7 @@ impl Options {
 }
 
 /// What to train, from what, to where.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub struct Job<'a> {
     /// Rows to fit.
     pub rows: &'a [Row],
@@ -149,6 +189,8 @@ pub struct Job<'a> {
     pub tokenizer: &'a [u8],
     /// A model directory's files to start from, instead of fresh weights. Its `guard` is not used.
     pub base: Option<&'a Bundle<'a>>,
+    /// A larger classifier with the labels of the rows, whose opinion of each row counts as much as the row's label.
+    pub teacher: Option<&'a Teacher>,
     /// The label of messages that the bot must not answer. `None` takes [`OOS_LABEL`] if rows have it.
     pub oos_label: Option<&'a str>,
     /// The model directory to write.
@@ -169,6 +211,8 @@ pub trait Observer {
     fn epoch(&mut self, epoch: &Epoch);
     /// So many texts of all have been run through a teacher.
     fn embedded(&mut self, _done: usize, _of: usize) {}
+    /// The next of several settings is tried.
+    fn trial(&mut self, _number: usize, _of: usize, _options: &Options) {}
     /// Asked after every step; `true` makes the run write a checkpoint and return [`TrainError::Interrupted`].
     fn should_stop(&self) -> bool;
 }
@@ -221,6 +265,12 @@ pub enum TrainError {
         place: String,
         /// Its label.
         label: String,
+    },
+    /// The teacher tells other labels apart than the rows have.
+    #[error("the teacher's labels are not those of the rows: {labels:?}")]
+    Teacher {
+        /// The teacher's.
+        labels: Vec<String>,
     },
     /// An option has a value out of its range.
     #[error("{0}")]
@@ -298,10 +348,24 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
         tokenizer: &tokenizer,
         max_tokens: options.max_tokens.min(classifier.config().max_position_embeddings),
     };
-    let checkpoint = Checkpoint::new(job.out, fingerprint_of(&rows, &valid, options, classifier.config()));
+    let checkpoint = Checkpoint::new(job.out, fingerprint_of(&rows, &valid, job, classifier.config()));
     let weights = class_weights(&rows, &labels);
-    let objective =
-        Classification::new(options, &labels, oos_label.as_deref(), &languages, &encoder, &rows, &valid, weights);
+    let teacher = match job.teacher {
+        Some(teacher) if teacher.labels() != labels => return Err(TrainError::Teacher { labels: teacher.labels() }),
+        Some(teacher) => Some(soft_labels::of_rows(teacher, &rows, observer)?),
+        None => None,
+    };
+    let objective = Classification::new(
+        options,
+        &labels,
+        oos_label.as_deref(),
+        &languages,
+        &encoder,
+        &rows,
+        &valid,
+        weights,
+        teacher,
+    );
     let epochs = fit::fit(&objective, &options.schedule(), &mut classifier, &checkpoint, job.resume, observer)?;
 
     let guard = GuardConfig {
@@ -420,8 +484,11 @@ fn oos_label(asked: Option<&str>, labels: &[String]) -> Result<Option<String>, T
 
 fn start(job: &Job<'_>, tokenizer: &Tokenizer, labels: &[String]) -> Result<Classifier, TrainError> {
     let Options { layers, hidden_size, seed, dropout, max_tokens, .. } = job.options;
-    let mut config = match job.base {
-        Some(base) => EncoderConfig::from_json(&base.config).map_err(LoadError::from)?.with_labels(labels),
+    let base_config =
+        job.base.map(|base| EncoderConfig::from_json(&base.config)).transpose().map_err(LoadError::from)?;
+    let knows_labels = base_config.as_ref().is_some_and(|config| config.labels() == labels);
+    let mut config = match base_config {
+        Some(config) => config.with_labels(labels),
         None => {
             let mut config = EncoderConfig::new(tokenizer.vocabulary_size(), layers, hidden_size, labels);
             config.max_position_embeddings = config.max_position_embeddings.max(max_tokens);
@@ -442,6 +509,9 @@ fn start(job: &Job<'_>, tokenizer: &Tokenizer, labels: &[String]) -> Result<Clas
         }
         None => Classifier::new(&config, seed, &job.device)?,
     };
+    if !knows_labels {
+        classifier.forget_head(seed)?;
+    }
     classifier.grow_vocabulary(config.vocab_size.max(tokenizer.vocabulary_size()));
     classifier.words.four_bit = job.options.dtype == Dtype::Int4;
     Ok(classifier)
@@ -462,9 +532,9 @@ fn languages(rows: &[&Row]) -> Vec<String> {
 }
 
 /// What must be the same for a checkpoint to fit a run.
-fn fingerprint_of(rows: &[&Row], valid: &[&Row], options: &Options, config: &EncoderConfig) -> String {
+fn fingerprint_of(rows: &[&Row], valid: &[&Row], job: &Job<'_>, config: &EncoderConfig) -> String {
     let data = fingerprint(rows.iter().chain(valid).copied());
-    format!("{data} {options:?} {config:?}")
+    format!("{data} {:?} {config:?} {:?}", job.options, job.teacher.map(Teacher::fingerprint))
 }
 
 fn short_hash(bytes: &[u8]) -> String {
