@@ -1,13 +1,25 @@
 //! `guard.json` from the logits of validation rows: temperature, energy gate, refusal thresholds.
 
-use crate::guard::{EnergyGate, GuardConfig};
+use crate::{
+    eval::area_under_roc,
+    guard::{EnergyGate, GuardConfig},
+};
 use ndarray::Array2;
 use std::collections::BTreeMap;
 
-/// Share of in-scope validation rows beyond the energy gate, for a model with an out-of-scope class.
-const BEYOND_GATE: f64 = 0.001;
-/// The same for a model without one, whose only defence the gate is.
-const BEYOND_GATE_ALONE: f64 = 0.05;
+/// An energy gate, by the share of in-scope validation rows beyond it and its width in deviations of their energies.
+type Gate = (f64, f64);
+/// The gate of a model with an out-of-scope class that it serves well enough: for what is like nothing at all.
+const NARROW_GATE: Gate = (0.001, 0.25);
+/// That of a model without such a class, whose only defence it is.
+const LONE_GATE: Gate = (0.05, 0.25);
+/// Wider gates help a class that has seen too little; these are tried.
+const SHARES: [f64; 6] = [0.003, 0.01, 0.03, 0.1, 0.2, 0.4];
+const WIDTHS: [f64; 4] = [0.25, 0.5, 1.0, 2.0];
+/// By how much AUROC a gate must be better to be preferred: less than that is chance.
+const WORTH: f64 = 0.001;
+/// Out-of-scope validation rows that it takes to prefer a gate.
+const ENOUGH_OOS_ROWS: usize = 30;
 /// A label with fewer validation rows takes the threshold of all labels together.
 const ENOUGH_ROWS: usize = 40;
 /// Where refusal thresholds may lie.
@@ -38,20 +50,26 @@ pub(super) fn calibrate(mut guard: GuardConfig, labels: &[String], logits: &[Vec
     let temperature = temperature(&logits, gold);
     guard.temperature = temperature as f32;
     let energies: Vec<f64> = logits.outer_iter().map(|row| -log_sum_exp(row.iter().map(|z| z / temperature))).collect();
-    let share = if oos.is_some() { BEYOND_GATE } else { BEYOND_GATE_ALONE };
-    guard.energy = energy_gate(&energies, gold, oos, share);
+    let known: Vec<f64> = energies.iter().zip(gold).filter(|&(_, &gold)| Some(gold) != oos).map(|(&e, _)| e).collect();
+    let known = Energies::new(if known.is_empty() { energies.clone() } else { known });
+    guard.energy = known.gate(LONE_GATE);
     if let Some(oos) = oos {
-        let rows: Vec<Candidate> = (0..gold.len())
-            .map(|row| {
-                let scores: Vec<f64> =
-                    logits.row(row).iter().map(|z| (z / temperature + energies[row]).exp()).collect();
-                let far = f64::from(guard.energy.far(energies[row] as f32));
-                let class = (0..labels.len()).filter(|&c| c != oos).max_by(|&a, &b| scores[a].total_cmp(&scores[b]));
-                Candidate {
-                    class: class.unwrap_or(0),
-                    oos_score: 1.0 - (1.0 - scores[oos]) * (1.0 - far),
-                    refuse: gold[row] == oos,
-                }
+        let scores = Array2::from_shape_fn(logits.dim(), |(row, class)| {
+            (logits[[row, class]] / temperature + energies[row]).exp()
+        });
+        let refuse: Vec<bool> = gold.iter().map(|&gold| gold == oos).collect();
+        let oos_scores = |gate: EnergyGate| -> Vec<f64> {
+            let far = |row: usize| f64::from(gate.far(energies[row] as f32));
+            (0..gold.len()).map(|row| 1.0 - (1.0 - scores[[row, oos]]) * (1.0 - far(row))).collect()
+        };
+        guard.energy = best_gate(&known, &refuse, &oos_scores);
+        let rows: Vec<Candidate> = oos_scores(guard.energy)
+            .into_iter()
+            .enumerate()
+            .map(|(row, oos_score)| {
+                let score = |class: usize| scores[[row, class]];
+                let class = (0..labels.len()).filter(|&c| c != oos).max_by(|&a, &b| score(a).total_cmp(&score(b)));
+                Candidate { class: class.unwrap_or(0), oos_score, refuse: refuse[row] }
             })
             .collect();
         let all = threshold(&rows.iter().collect::<Vec<_>>());
@@ -89,21 +107,48 @@ fn temperature(logits: &Array2<f64>, gold: &[usize]) -> f64 {
     (0.5f64 * (low + high)).exp()
 }
 
-/// A gate that the given share of in-scope rows is beyond, a quarter of their spread wide.
-fn energy_gate(energies: &[f64], gold: &[usize], oos: Option<usize>, share: f64) -> EnergyGate {
-    let mut known: Vec<f64> =
-        energies.iter().zip(gold).filter(|&(_, &gold)| Some(gold) != oos).map(|(&e, _)| e).collect();
-    if known.is_empty() {
-        known = energies.to_vec();
+/// The narrow gate, or the one that tells rows out of scope apart better by far enough.
+fn best_gate(known: &Energies, refuse: &[bool], oos_scores: &dyn Fn(EnergyGate) -> Vec<f64>) -> EnergyGate {
+    let auroc = |gate: EnergyGate| {
+        let (mut outside, mut inside) = (Vec::new(), Vec::new());
+        for (score, &refuse) in oos_scores(gate).into_iter().zip(refuse) {
+            if refuse { outside.push(score as f32) } else { inside.push(score as f32) }
+        }
+        if outside.len() < ENOUGH_OOS_ROWS { None } else { area_under_roc(&outside, &inside) }
+    };
+    let narrow = known.gate(NARROW_GATE);
+    let gates = SHARES.iter().flat_map(|&share| WIDTHS.map(|width| known.gate((share, width))));
+    let mut best = (narrow, auroc(narrow).unwrap_or(1.0) + WORTH);
+    for gate in gates {
+        if let Some(auroc) = auroc(gate).filter(|&auroc| auroc > best.1) {
+            best = (gate, auroc);
+        }
     }
-    known.sort_by(f64::total_cmp);
-    let at = ((1.0 - share) * known.len() as f64) as usize;
-    let mean = known.iter().sum::<f64>() / known.len() as f64;
-    let variance = known.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / known.len() as f64;
-    EnergyGate {
-        threshold: known[at.min(known.len() - 1)] as f32,
-        // A model that gives every row the same energy still needs a gate of some width.
-        scale: (0.25 * variance.sqrt()).max(1e-3) as f32,
+    best.0
+}
+
+/// The energies of in-scope rows, from the nearest to the furthest.
+struct Energies {
+    sorted: Vec<f64>,
+    deviation: f64,
+}
+
+impl Energies {
+    fn new(mut sorted: Vec<f64>) -> Self {
+        sorted.sort_by(f64::total_cmp);
+        let rows = sorted.len() as f64;
+        let mean = sorted.iter().sum::<f64>() / rows;
+        let deviation = (sorted.iter().map(|e| (e - mean).powi(2)).sum::<f64>() / rows).sqrt();
+        Energies { sorted, deviation }
+    }
+
+    fn gate(&self, (share, width): Gate) -> EnergyGate {
+        let at = ((1.0 - share) * self.sorted.len() as f64) as usize;
+        EnergyGate {
+            threshold: self.sorted[at.min(self.sorted.len() - 1)] as f32,
+            // A model that gives every row the same energy still needs a gate of some width.
+            scale: (width * self.deviation).max(1e-3) as f32,
+        }
     }
 }
 
