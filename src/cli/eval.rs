@@ -55,6 +55,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     let bar = super::progress_bar(rows.len(), "evaluating");
     let mut evaluation = eval::evaluate(&guard, &rows, |done| bar.set_position(done as u64))?;
     bar.finish_and_clear();
+    if let Some(cost) = &mut evaluation.cost {
+        cost.bytes = arguments.model.size();
+    }
     if arguments.perturbed {
         let bar = super::progress_bar(rows.len() * Perturbation::ALL.len(), "evaluating changed rows");
         let progress = |done| bar.set_position(done as u64);
@@ -113,7 +116,15 @@ fn print(evaluation: &Evaluation, most_errors: usize) {
     for (code, metrics) in &evaluation.languages {
         line(code, metrics);
     }
-    println!("{table}\n");
+    println!("{table}");
+    let curves = &evaluation.curves;
+    println!(
+        "without refusals {} % of the in-scope rows get the right label; false refusals at 95 % OOS recall: {} %; \
+         OOS recall at 95.5 % in-scope accuracy: {} %\n",
+        tables::percent(curves.in_scope_accuracy_unrefused),
+        tables::percent(curves.false_refusal_at_95_recall),
+        tables::percent(curves.oos_recall_at_955_accuracy)
+    );
 
     let mut table = Table::new();
     let said = evaluation.labels.iter().map(String::as_str);
@@ -238,10 +249,7 @@ pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
             format!("evaluation.json is of model {measured}, guard.json of {is}: run `intentgate eval` first").into()
         );
     }
-    let size: u64 = intentgate::guard::FILES
-        .iter()
-        .map(|name| fs::metadata(dir.join(name)).map_or(0, |metadata| metadata.len()))
-        .sum();
+    let size = super::model_size(dir);
     let speed = arguments
         .bench
         .iter()

@@ -21,7 +21,7 @@ mod vocab;
 
 use clap::{Args, Parser, Subcommand};
 use indicatif::{ProgressBar, ProgressStyle};
-use intentgate::{Bundle, Guard, LoadError};
+use intentgate::{Bundle, Guard, LoadError, guard::FILES};
 use std::{
     io::{self, Write},
     path::{Path, PathBuf},
@@ -108,6 +108,12 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
 }
 
 /// Which model to use.
+/// Bytes of a packed model, or of the files of a model directory.
+fn model_size(path: &Path) -> u64 {
+    let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
+    if path.is_file() { size(path.to_owned()) } else { FILES.iter().map(|name| size(path.join(name))).sum() }
+}
+
 #[derive(Args)]
 struct ModelArguments {
     /// Model directory, or a file made by `intentgate pack` [default: the model inside this program]
@@ -128,6 +134,11 @@ impl ModelArguments {
             #[cfg(not(feature = "embedded"))]
             None => Err(LoadError::Backend("this program was built without a model: name one with --model".into())),
         }
+    }
+
+    /// Bytes of the model's files; `None` for the one inside this program.
+    fn size(&self) -> Option<u64> {
+        self.model.as_deref().map(model_size)
     }
 
     fn guard(&self) -> Result<Guard, LoadError> {

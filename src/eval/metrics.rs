@@ -14,6 +14,8 @@ pub(super) struct Outcome {
     pub gold: usize,
     /// The final class, after thresholds.
     pub predicted: usize,
+    /// The most probable in-scope class, whether the message is refused or not; `None` for an empty message.
+    pub best: Option<usize>,
     /// The highest calibrated probability, before thresholds.
     pub confidence: f32,
     /// Whether the class with that probability is the true one.
@@ -173,7 +175,14 @@ mod tests {
     use proptest::prelude::*;
 
     fn outcome(gold: usize, predicted: usize) -> Outcome {
-        Outcome { gold, predicted, confidence: 0.9, hit: gold == predicted, oos_score: f32::from(predicted == 2) }
+        Outcome {
+            gold,
+            predicted,
+            best: Some(predicted % 2),
+            confidence: 0.9,
+            hit: gold == predicted,
+            oos_score: f32::from(predicted == 2),
+        }
     }
 
     #[test]

@@ -1,16 +1,20 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
+mod curves;
 mod long;
 mod metrics;
 mod operating_points;
 mod perturb;
 mod random;
 pub mod tables;
+mod training;
 
+pub use curves::{Curves, RiskCoverage, Threshold};
 pub use long::{LongEvaluation, LongKind, LongRecall, evaluate_long};
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};
 pub use operating_points::{OperatingPoint, OperatingPoints, with_thresholds};
 pub use perturb::{Perturbation, Perturbed, evaluate_perturbed};
+pub use training::{Epoch, TRAINING, Training};
 
 use crate::{
     data::{Origin, Row, fingerprint},
@@ -18,10 +22,15 @@ use crate::{
 };
 use metrics::Outcome;
 use serde::{Deserialize, Serialize};
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 /// Errors that [`evaluate`] keeps for reading.
 const WORST: usize = 40;
+
+/// Pairs of confused labels that [`evaluate`] keeps.
+const CONFUSED: usize = 20;
+/// Messages that it keeps of each pair.
+const EXAMPLES: usize = 3;
 
 /// Why an evaluation is not possible.
 #[derive(Debug, thiserror::Error)]
@@ -81,14 +90,56 @@ pub struct Evaluation {
     pub confusion: Vec<Vec<usize>>,
     /// Reliability of the calibrated probabilities, in bins of confidence.
     pub calibration: Vec<Calibration>,
+    /// What the thresholds trade.
+    #[serde(default)]
+    pub curves: Curves,
+    /// The pairs of labels that are confused most often first.
+    #[serde(default)]
+    pub confused: Vec<ConfusedPair>,
     /// The most confident errors first.
     pub worst_errors: Vec<WorstError>,
+    /// What a message and the model take.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cost: Option<Cost>,
     /// By name of the [`Perturbation`], where [`evaluate_perturbed`] was asked.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub perturbed: Option<BTreeMap<String, Perturbed>>,
     /// Long messages built from the rows, where [`evaluate_long`] was run as well.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub long: Option<LongEvaluation>,
+}
+
+/// A label that was given for another one.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ConfusedPair {
+    /// What the rows say.
+    pub label: String,
+    /// What the guard says.
+    pub predicted: String,
+    /// How often.
+    pub rows: usize,
+    /// Some of the messages, the most confident errors first.
+    pub examples: Vec<String>,
+}
+
+/// What a message and the model take, as measured beside the evaluation; `intentgate bench` measures time with more care.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Cost {
+    /// Median time from message to verdict, in microseconds.
+    pub p50_us: f64,
+    /// 99th percentile of it.
+    pub p99_us: f64,
+    /// Size of the model's files, where it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bytes: Option<u64>,
+}
+
+impl Cost {
+    fn new(mut times: Vec<f64>) -> Self {
+        times.sort_by(f64::total_cmp);
+        let at = |share: f64| times[((share * times.len() as f64) as usize).min(times.len() - 1)];
+        Cost { p50_us: at(0.5), p99_us: at(0.99), bytes: None }
+    }
 }
 
 /// What the language head says of the rows of one language.
@@ -157,12 +208,15 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
     let mut outcomes = Vec::with_capacity(rows.len());
     let mut said_languages = Vec::with_capacity(rows.len());
     let mut errors = Vec::new();
+    let mut times = Vec::with_capacity(rows.len());
     for (n, row) in rows.iter().enumerate() {
         let gold = index(&row.label).ok_or_else(|| unknown_label(row, &labels))?;
+        let began = Instant::now();
         let verdict = guard.check_message(row.context, &row.text);
+        times.push(began.elapsed().as_secs_f64() * 1e6);
         // An empty message gets no answer from the bot; it counts as refused.
         let predicted = verdict.label().and_then(index).unwrap_or(oos);
-        outcomes.push(outcome(gold, predicted, &verdict));
+        outcomes.push(outcome(gold, predicted, oos, &verdict));
         said_languages.push(verdict.language().to_owned());
         if predicted != gold {
             errors.push(WorstError {
@@ -177,6 +231,7 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         progress(n + 1);
     }
     errors.sort_by(|a, b| b.confidence.total_cmp(&a.confidence));
+    let confused = confused(&errors);
     errors.truncate(WORST);
     let measure = |keep: &dyn Fn(&Row) -> bool| {
         let kept: Vec<&Outcome> = rows.iter().zip(&outcomes).filter(|(row, _)| keep(row)).map(|(_, o)| o).collect();
@@ -194,11 +249,34 @@ pub fn evaluate(guard: &Guard, rows: &[Row], mut progress: impl FnMut(usize)) ->
         language_head: language_head(rows, &said_languages),
         confusion: metrics::confusion(&all, labels.len()).outer_iter().map(|row| row.to_vec()).collect(),
         calibration: metrics::calibration(&all),
+        curves: Curves::new(&outcomes, oos),
+        confused,
+        cost: Some(Cost::new(times)),
         worst_errors: errors,
         perturbed: None,
         long: None,
         labels,
     })
+}
+
+/// `errors` are all of them, the most confident first.
+fn confused(errors: &[WorstError]) -> Vec<ConfusedPair> {
+    let mut pairs: BTreeMap<(&str, &str), Vec<&WorstError>> = BTreeMap::new();
+    for error in errors {
+        pairs.entry((&error.label, &error.predicted)).or_default().push(error);
+    }
+    let mut pairs: Vec<_> = pairs.into_iter().collect();
+    pairs.sort_by_key(|(_, errors)| std::cmp::Reverse(errors.len()));
+    pairs
+        .into_iter()
+        .take(CONFUSED)
+        .map(|((label, predicted), errors)| ConfusedPair {
+            label: label.to_owned(),
+            predicted: predicted.to_owned(),
+            rows: errors.len(),
+            examples: errors.iter().take(EXAMPLES).map(|error| error.text.clone()).collect(),
+        })
+        .collect()
 }
 
 fn language_head(rows: &[Row], said: &[String]) -> BTreeMap<String, LanguageMetrics> {
@@ -229,13 +307,11 @@ fn lang(row: &Row) -> &str {
     row.lang.as_deref().unwrap_or("und")
 }
 
-fn outcome(gold: usize, predicted: usize, verdict: &Verdict) -> Outcome {
-    let (mut top, mut confidence) = (0, 0.0);
-    for (class, (_, score)) in verdict.scores().enumerate() {
-        if score > confidence {
-            (top, confidence) = (class, score);
-        }
-    }
+fn outcome(gold: usize, predicted: usize, oos: usize, verdict: &Verdict) -> Outcome {
+    let scores = || verdict.scores().map(|(_, score)| score).enumerate();
+    let highest = |a: &(usize, f32), b: &(usize, f32)| a.1.total_cmp(&b.1);
+    let (top, confidence) = scores().max_by(highest).unwrap_or((oos, 0.0));
+    let best = scores().filter(|&(class, _)| class != oos).max_by(highest).map(|(class, _)| class);
     let oos_score = if verdict.reason() == Reason::Empty { 1.0 } else { verdict.oos_score() };
-    Outcome { gold, predicted, confidence, hit: top == gold, oos_score }
+    Outcome { gold, predicted, best, confidence, hit: top == gold, oos_score }
 }

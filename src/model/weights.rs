@@ -10,7 +10,8 @@ use safetensors::tensor::{Dtype as Stored, TensorView};
 use std::collections::BTreeMap;
 
 /// The number format that weights are stored in.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Dtype {
     /// 4 bytes a value.
     F32,

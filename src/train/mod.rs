@@ -23,6 +23,7 @@ mod soft_labels;
 mod teacher;
 mod vocabulary;
 
+pub use crate::eval::Epoch;
 pub use augment::Augment;
 pub use base::base_from_dir;
 #[cfg(feature = "hub")]
@@ -38,6 +39,7 @@ pub use vocabulary::{VocabularyError, VocabularyReport, prune};
 use crate::{
     data::{Row, fingerprint},
     engine::{EncoderConfig, GROUP, TensorFile},
+    eval::{TRAINING, Training},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
     label::Flow,
     model::{Classifier, Dtype, LoadClassifierError, Teacher, encode_weights},
@@ -53,6 +55,7 @@ use std::{
     collections::BTreeMap,
     fs, io,
     path::{Path, PathBuf},
+    time::Instant,
 };
 
 /// The label that means out of scope where no other is named.
@@ -61,7 +64,7 @@ pub const OOS_LABEL: &str = "out_of_scope";
 const VALID_SHARE: f64 = 0.1;
 
 /// Settings of a training run. The defaults are those of the shipped model; [`Options::preset`] fits them to fewer rows.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq, serde::Serialize)]
 pub struct Options {
     /// Transformer layers, when there is no base encoder.
     pub layers: usize,
@@ -217,20 +220,6 @@ pub trait Observer {
     fn should_stop(&self) -> bool;
 }
 
-/// One epoch of a training run.
-#[derive(Clone, Copy, Debug, PartialEq, serde::Serialize, serde::Deserialize)]
-pub struct Epoch {
-    /// Counted from 1.
-    pub epoch: usize,
-    /// Mean loss over its steps.
-    pub loss: f64,
-    /// What early stopping looks at, higher is better: in training the accuracy of the most probable label on the validation
-    /// rows, in distillation the mean cosine of held-out texts to the teachers.
-    pub score: f64,
-    /// Whether no epoch before was better.
-    pub best: bool,
-}
-
 /// What a training run came to.
 #[derive(Debug)]
 pub struct Trained {
@@ -324,6 +313,7 @@ impl From<LoadClassifierError> for TrainError {
 pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, TrainError> {
     let options = &job.options;
     check_options(options)?;
+    let began = Instant::now();
     let (rows, valid) = hold_out(job);
     let labels = labels(&rows, &valid)?;
     let oos_label = oos_label(job.oos_label, &labels)?;
@@ -395,6 +385,17 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     for (name, bytes) in FILES.iter().zip([&bundle.config, &bundle.weights, &bundle.tokenizer, &bundle.guard]) {
         checkpoint::write(&job.out.join(name), bytes)?;
     }
+    let training = Training {
+        epochs: epochs.clone(),
+        options: serde_json::from_slice(&json(options)).unwrap_or_default(),
+        labels: counts(&rows, |row| &row.label),
+        languages: counts(&rows, |row| row.lang.as_deref().unwrap_or("und")),
+        valid_rows: valid.len(),
+        base: job.base.map(|base| short_hash(&base.weights)),
+        teacher: job.teacher.is_some(),
+        seconds: began.elapsed().as_secs_f64().round(),
+    };
+    checkpoint::write(&job.out.join(TRAINING), &json(&training))?;
     checkpoint.remove();
     Ok(Trained { guard, epochs })
 }
@@ -522,6 +523,13 @@ fn class_weights(rows: &[&Row], labels: &[String]) -> Vec<f32> {
     let mean = rows.len() as f32 / labels.len() as f32;
     let count = |label: &String| rows.iter().filter(|row| row.label == *label).count();
     labels.iter().map(|label| (mean / count(label) as f32).sqrt().clamp(0.25, 4.0)).collect()
+}
+
+fn counts<'a>(rows: &[&'a Row], of: impl Fn(&'a Row) -> &'a str) -> BTreeMap<String, usize> {
+    rows.iter().fold(BTreeMap::new(), |mut counts, row| {
+        *counts.entry(of(row).to_owned()).or_default() += 1;
+        counts
+    })
 }
 
 fn languages(rows: &[&Row]) -> Vec<String> {

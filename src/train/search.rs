@@ -1,7 +1,10 @@
 //! A small search over the settings that matter, on validation rows alone.
 
 use super::{Job, Observer, Options, TrainError, Trained, checkpoint, train};
-use crate::guard::{FILES, Guard};
+use crate::{
+    eval::TRAINING,
+    guard::{FILES, Guard},
+};
 use serde::{Deserialize, Serialize};
 use std::{fs, path::Path};
 
@@ -66,7 +69,7 @@ pub fn search(job: &Job<'_>, candidates: &[Options], observer: &mut dyn Observer
         let path = path.to_owned();
         move |source| TrainError::Io { path, source }
     };
-    for name in FILES {
+    for name in FILES.into_iter().chain([TRAINING]) {
         let path = from.join(name);
         checkpoint::write(&job.out.join(name), &fs::read(&path).map_err(io(&path))?)?;
     }
