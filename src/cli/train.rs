@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use intentgate::{
     Bundle, data,
     model::Dtype,
-    train::{self, Epoch, Job, Observer, Options, TrainError},
+    train::{self, Epoch, Job, Observer, Options, TrainError, Warning},
 };
 use std::{
     fs,
@@ -33,10 +33,10 @@ const DEFAULT_BASE: &str = "models/base";
 #[command(after_help = "Example, the shipped model:
   intentgate train --data datasets/train --valid datasets/valid --out models/guard --dtype int4")]
 pub struct Arguments {
-    /// Rows to fit: files or directories of .jsonl files
+    /// Rows to fit: .jsonl, .csv or .tsv files, or directories of them
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Rows for early stopping and calibration [default: a tenth of the groups of --data]
+    /// Rows for early stopping and calibration [default: about a tenth of --data, by group and label]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     valid: Vec<PathBuf>,
     /// The model directory to write
@@ -129,6 +129,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     super::hold_candle_to_one_thread()?;
     let rows = data::load(&arguments.data)?;
     let valid = if arguments.valid.is_empty() { Vec::new() } else { data::load(&arguments.valid)? };
+    if valid.is_empty() && !arguments.valid.is_empty() {
+        return Err(TrainError::NoRows("validate on").into());
+    }
     let name = match arguments.base.as_deref() {
         Some("none") => None,
         None if arguments.tokenizer.is_none() && Path::new(DEFAULT_BASE).join("config.json").exists() => {
@@ -264,6 +267,11 @@ impl Progress {
         }
     }
 
+    /// Through the bar where there is one, so that it is not torn; plainly into a log.
+    fn print(&self, line: &str) {
+        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+    }
+
     /// Takes the bar away; returns the seconds since the start.
     pub(super) fn finish(&self) -> f64 {
         self.bar.finish_and_clear();
@@ -296,8 +304,11 @@ impl Observer for Progress {
             times * epoch.score,
             self.began.elapsed().as_secs_f64()
         );
-        // Through the bar where there is one, so that it is not torn; plainly into a log.
-        if self.bar.is_hidden() { eprintln!("{line}") } else { self.bar.println(line) }
+        self.print(&line);
+    }
+
+    fn warn(&mut self, warning: &Warning) {
+        self.print(&format!("warning: {warning}"));
     }
 
     fn should_stop(&self) -> bool {
