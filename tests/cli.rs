@@ -243,6 +243,7 @@ fn a_model_trained_from_rows_classifies() {
             let (text, label) = line.split_once('\t').unwrap();
             format!("{{\"text\":\"{text}\",\"label\":\"{label}\"}}\n")
         })
+        .chain(["{\"text\":\"pup 1\",\"label\":\"order\"}".to_owned()])
         .collect();
     let data = dir.path().join("rows.jsonl");
     fs::write(&data, rows).unwrap();
@@ -256,6 +257,7 @@ fn a_model_trained_from_rows_classifies() {
     let output = intentgate(&[&train[..], &shape[..]].concat(), b"");
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(output.stdout.is_empty() && stderr(&output).contains("epoch 1: loss"));
+    assert!(stderr(&output).contains("warning: 1 training rows have the text"), "{}", stderr(&output));
     let output = intentgate(&["classify", "--json", "--model", path(&out), "where is my order"], b"");
     assert_eq!(objects(&output)[0]["scores"].as_object().unwrap().len(), 2);
     let output =

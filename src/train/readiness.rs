@@ -113,17 +113,21 @@ pub(super) fn split_rows<'a>(
     check_spelling(rows.iter().chain(valid))?;
     check_labels(rows, observer)?;
     warn_of_two_labels(rows, observer);
-    let (train, valid) = if valid.is_empty() {
+    let (train, valid, split, twins) = if valid.is_empty() {
         let (train, valid) = hold_out(rows, seed);
         // Where groups share texts, taking them out of the few validation rows loses less.
-        let twins = twins(&valid, &train);
-        (train, without(valid, &twins, "validation", observer))
+        let (valid, twins) = without_twins(valid, &train);
+        (train, valid, "validation", twins)
     } else {
         let (train, valid): (Vec<&Row>, Vec<&Row>) = (rows.iter().collect(), valid.iter().collect());
-        check_overlap(&valid, &twins(&valid, &train))?;
-        let twins = twins(&train, &valid);
-        (without(train, &twins, "training", observer), valid)
+        check_overlap(&valid, &train)?;
+        let (train, twins) = without_twins(train, &valid);
+        (train, valid, "training", twins)
     };
+    if let Some((row, twin)) = twins.first() {
+        let (first, twin) = (row.origin.clone(), twin.origin.clone());
+        observer.warn(&Warning::Overlap { count: twins.len(), split, first, twin });
+    }
     let Some(first) = valid.first() else { return Err(TrainError::NothingToHoldOut) };
     let labels = super::labels(&train, &valid)?;
     if valid.iter().all(|row| row.label == first.label) {
@@ -132,35 +136,28 @@ pub(super) fn split_rows<'a>(
     Ok((train, valid, labels))
 }
 
-/// For every row the first of `others` with its text and context.
-fn twins<'a>(rows: &[&Row], others: &[&'a Row]) -> Vec<Option<&'a Row>> {
+/// The rows whose text and context none of `others` has, and the rest, each with the first of `others` that has them.
+fn without_twins<'a>(rows: Vec<&'a Row>, others: &[&'a Row]) -> (Vec<&'a Row>, Vec<(&'a Row, &'a Row)>) {
     let others: HashMap<Key, &Row> = others.iter().rev().map(|row| (key(row), *row)).collect();
-    rows.iter().map(|row| others.get(&key(row)).copied()).collect()
+    let (mut without, mut twins) = (Vec::new(), Vec::new());
+    for row in rows {
+        match others.get(&key(row)) {
+            Some(twin) => twins.push((row, *twin)),
+            None => without.push(row),
+        }
+    }
+    (without, twins)
 }
 
-fn check_overlap(valid: &[&Row], twins: &[Option<&Row>]) -> Result<(), TrainError> {
-    let count = twins.iter().flatten().count();
-    match valid.iter().zip(twins).find_map(|(row, twin)| Some((row, (*twin)?))) {
-        Some((row, twin)) if count as f64 > MOST_OVERLAP * valid.len() as f64 => {
-            Err(TrainError::Overlap { count, of: valid.len(), valid: row.origin.clone(), train: twin.origin.clone() })
+fn check_overlap(valid: &[&Row], train: &[&Row]) -> Result<(), TrainError> {
+    let (_, twins) = without_twins(valid.to_vec(), train);
+    match twins.first() {
+        Some((row, twin)) if twins.len() as f64 > MOST_OVERLAP * valid.len() as f64 => {
+            let (count, of) = (twins.len(), valid.len());
+            Err(TrainError::Overlap { count, of, valid: row.origin.clone(), train: twin.origin.clone() })
         }
         _ => Ok(()),
     }
-}
-
-/// The rows that have no twin.
-fn without<'a>(
-    rows: Vec<&'a Row>,
-    twins: &[Option<&Row>],
-    split: &'static str,
-    observer: &mut dyn Observer,
-) -> Vec<&'a Row> {
-    let count = twins.iter().flatten().count();
-    if let Some((row, twin)) = rows.iter().zip(twins).find_map(|(row, twin)| Some((row, (*twin)?))) {
-        let (first, twin) = (row.origin.clone(), twin.origin.clone());
-        observer.warn(&Warning::Overlap { count, split, first, twin });
-    }
-    rows.into_iter().zip(twins).filter(|(_, twin)| twin.is_none()).map(|(row, _)| row).collect()
 }
 
 /// Labels that differ in nothing but case are most likely one label.
