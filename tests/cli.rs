@@ -243,17 +243,21 @@ fn a_model_trained_from_rows_classifies() {
             let (text, label) = line.split_once('\t').unwrap();
             format!("{{\"text\":\"{text}\",\"label\":\"{label}\"}}\n")
         })
+        .chain(["{\"text\":\"pup 1\",\"label\":\"order\"}".to_owned()])
         .collect();
     let data = dir.path().join("rows.jsonl");
     fs::write(&data, rows).unwrap();
+    let valid = dir.path().join("valid.csv");
+    fs::write(&valid, "utterance,intent\nwhere is my order,order\npup x,out_of_scope\npup a,out_of_scope\n").unwrap();
     let out = dir.path().join("trained");
     let tokenizer = dir.path().join("tokenizer.json");
     let train =
-        ["train", "--data", path(&data), "--valid", path(&data), "--tokenizer", path(&tokenizer), "--out", path(&out)];
+        ["train", "--data", path(&data), "--valid", path(&valid), "--tokenizer", path(&tokenizer), "--out", path(&out)];
     let shape = ["--hidden-size", "32", "--layers", "1", "--epochs", "1", "--max-tokens", "16"];
     let output = intentgate(&[&train[..], &shape[..]].concat(), b"");
     assert!(output.status.success(), "{}", stderr(&output));
     assert!(output.stdout.is_empty() && stderr(&output).contains("epoch 1: loss"));
+    assert!(stderr(&output).contains("warning: 1 training rows have the text"), "{}", stderr(&output));
     let output = intentgate(&["classify", "--json", "--model", path(&out), "where is my order"], b"");
     assert_eq!(objects(&output)[0]["scores"].as_object().unwrap().len(), 2);
     let output =

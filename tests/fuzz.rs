@@ -163,4 +163,21 @@ proptest! {
             last = line;
         }
     }
+
+    #[cfg(feature = "data")]
+    #[test]
+    fn changed_records_are_rows_or_errors_with_their_line(edits in edits(), separator in prop_oneof![Just(','), Just('\t')]) {
+        use intentgate::data::DelimitedReader;
+        let header = ["id", "text", "label", "context"].join(&separator.to_string());
+        let row = ["7", "\"where is\r\nmy \"\"order\"\"\"", "order", "faq"].join(&separator.to_string());
+        let bytes = changed(format!("{header}\r\n{}", format!("{row}\r\n\r\n").repeat(5)).as_bytes(), &edits);
+        let most = bytes.iter().filter(|byte| matches!(byte, b'\n' | b'\r')).count() + 1;
+        let Ok(rows) = DelimitedReader::new(bytes, separator as u8, "rows.csv".as_ref()) else { return Ok(()) };
+        let mut last = 0;
+        for row in rows {
+            let line = row.map_or_else(|error| error.origin.line, |row| row.origin.line);
+            prop_assert!(line > last && line <= most, "line {line} after {last} of {most}");
+            last = line;
+        }
+    }
 }

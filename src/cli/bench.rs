@@ -22,7 +22,7 @@ const LONG_MESSAGES: usize = 100;
 /// candle-transformers' BertModel in f32 on the same weights.
 #[derive(Args)]
 pub struct Arguments {
-    /// Messages: files or directories of .jsonl files [default: messages inside this program]
+    /// Messages: .jsonl, .csv or .tsv files, or directories of them [default: messages inside this program]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]

@@ -21,7 +21,7 @@ pub enum Command {
 /// in two splits. The split of a file is its directory if that is train, valid or test. Everything else is a warning.
 #[derive(Args)]
 pub struct CheckArguments {
-    /// Files or directories of .jsonl files
+    /// .jsonl, .csv or .tsv files, or directories of them
     #[arg(value_name = "PATH", required = true)]
     paths: Vec<PathBuf>,
     /// Allowed labels; `any` allows all

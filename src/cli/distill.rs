@@ -24,7 +24,7 @@ pub struct Arguments {
     /// Encoders to learn from: BERT models of the e5 family, or classifiers made by `intentgate train --base` from one
     #[arg(long, value_name = "DIR|hf:ID", required = true, num_args = 1..)]
     teacher: Vec<String>,
-    /// Texts: .txt, .gz or .jsonl files, or directories of them
+    /// Texts: .txt, .gz, .jsonl, .csv or .tsv files, or directories of them
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     corpus: Vec<PathBuf>,
     /// The model directory to write

@@ -23,7 +23,7 @@ const LONG_SEED: u64 = 1;
 /// confident errors.
 #[derive(Args)]
 pub struct Arguments {
-    /// Files or directories of .jsonl files
+    /// .jsonl, .csv or .tsv files, or directories of them
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]

@@ -7,7 +7,7 @@ use indicatif::ProgressBar;
 use intentgate::{
     Bundle, data,
     model::Dtype,
-    train::{self, Epoch, Job, Observer, Options, Preset, TrainError},
+    train::{self, Epoch, Job, Observer, Options, Preset, TrainError, Warning},
 };
 use std::{
     fs,
@@ -36,10 +36,10 @@ const DEFAULT_BASE: &str = "models/base";
 Labels of your own, and the class of messages to refuse:
   intentgate train --data my-intents.csv --oos-label other --out my-model")]
 pub struct Arguments {
-    /// Rows to fit: files or directories of .jsonl files
+    /// Rows to fit: .jsonl, .csv or .tsv files, or directories of them
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
-    /// Rows for early stopping and calibration [default: a tenth of the groups of --data]
+    /// Rows for early stopping and calibration [default: about a tenth of --data, by group and label]
     #[arg(long, value_name = "PATH", num_args = 1..)]
     valid: Vec<PathBuf>,
     /// The model directory to write
@@ -166,6 +166,9 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
     super::hold_candle_to_one_thread()?;
     let rows = data::load(&arguments.data)?;
     let valid = if arguments.valid.is_empty() { Vec::new() } else { data::load(&arguments.valid)? };
+    if valid.is_empty() && !arguments.valid.is_empty() {
+        return Err(TrainError::NoRows("validate on").into());
+    }
     let name = match arguments.base.as_deref() {
         Some("none") => None,
         None if arguments.tokenizer.is_none() && Path::new(DEFAULT_BASE).join("config.json").exists() => {
@@ -363,6 +366,10 @@ impl Observer for Progress {
             self.began.elapsed().as_secs_f64()
         );
         self.line(&line);
+    }
+
+    fn warn(&mut self, warning: &Warning) {
+        self.line(&format!("warning: {warning}"));
     }
 
     fn should_stop(&self) -> bool {

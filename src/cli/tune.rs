@@ -36,7 +36,7 @@ const BUDGETS: [f64; 9] = [0.005, 0.01, 0.02, 0.03, 0.05, 0.08, 0.10, 0.15, 0.20
   intentgate tune --data datasets/valid --max-false-refusal 0.02
                  --out my-guard.json       # for the model inside this program")]
 pub struct Arguments {
-    /// Files or directories of .jsonl files with validation rows; never a test set
+    /// .jsonl, .csv or .tsv files with validation rows, or directories of them; never a test set
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     data: Vec<PathBuf>,
     #[command(flatten)]

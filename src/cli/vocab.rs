@@ -11,7 +11,7 @@ pub struct Arguments {
     /// The tokenizer.json to cut from, such as that of multilingual-e5-small
     #[arg(long, value_name = "FILE")]
     tokenizer: PathBuf,
-    /// Text files (.txt, .gz) or datasets (.jsonl), or directories of datasets
+    /// Text files (.txt, .gz) or datasets (.jsonl, .csv, .tsv), or directories of datasets
     #[arg(long, value_name = "PATH", required = true, num_args = 1..)]
     text: Vec<PathBuf>,
     /// Pieces to keep, special tokens included

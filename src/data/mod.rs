@@ -1,16 +1,25 @@
-//! Labelled messages: JSON Lines in, checked rows out.
+//! Labelled messages: JSON Lines, CSV or TSV in, checked rows out.
 //!
-//! A row is one JSON object on one line: `text` and `label`, and optionally `lang` (BCP 47), `context` (the flow the bot
-//! is in) and `group` (rows of one group must stay in one split). Other fields are ignored.
+//! A row has a `text` and a `label`, and optionally `lang` (BCP 47), `context` (the flow the bot is in) and `group` (rows of
+//! one group must stay in one split). In JSON Lines ([`RowReader`]) it is one object on one line, in CSV and TSV
+//! ([`DelimitedReader`]) one record below a header. Other fields are ignored.
 
 pub mod check;
+mod delimited;
+mod files;
+mod jsonl;
 mod language;
 mod neighbours;
 pub mod review;
 mod row;
 
+pub use delimited::DelimitedReader;
+pub use files::{DataError, corpus_files, files, load, load_lenient};
+#[cfg(feature = "train")]
+pub(crate) use files::{is_dataset, rows};
+pub use jsonl::RowReader;
 pub use language::{Language, language};
-pub use row::{DataError, Origin, Row, RowError, RowErrorKind, RowReader, corpus_files, files, load, load_lenient};
+pub use row::{Origin, Row, RowError, RowErrorKind};
 
 /// A hash of what the rows teach: texts, labels and flows in order, as 16 hexadecimal digits (FNV-1a, 64 bit).
 pub fn fingerprint<'a>(rows: impl IntoIterator<Item = &'a Row>) -> String {

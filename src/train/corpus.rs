@@ -1,7 +1,7 @@
 //! Text to learn from without labels.
 
 use crate::{
-    data::{DataError, RowReader},
+    data::{self, DataError},
     label::Flow,
     text,
 };
@@ -17,25 +17,22 @@ use std::{
 /// A text, with the flow it arrives in where that is known.
 pub type Text = (Option<Flow>, String);
 
-fn is_dataset(path: &Path) -> bool {
-    path.extension().is_some_and(|extension| extension == "jsonl")
-}
-
-/// The texts of a file: lines of a text file (`.gz` is unpacked), or the rows of a `.jsonl` file with their flows.
+/// The texts of a file: lines of a text file (`.gz` is unpacked), or the rows of a dataset with their flows.
 ///
 /// # Errors
 /// [`DataError`] when the file cannot be read or a row is broken.
 pub fn texts(path: &Path) -> Result<Vec<Text>, DataError> {
     let io_error = |source| DataError::Io { path: path.into(), source };
-    let file = fs::File::open(path).map_err(io_error)?;
-    if is_dataset(path) {
-        return RowReader::new(BufReader::new(file), path)
+    if data::is_dataset(path) {
+        return data::rows(path)
+            .map_err(io_error)?
             .map(|row| {
                 let row = row.map_err(io_error)?.map_err(|first| DataError::Rows { first, count: 1 })?;
                 Ok((row.context, row.text))
             })
             .collect();
     }
+    let file = fs::File::open(path).map_err(io_error)?;
     let is_packed = path.extension().is_some_and(|extension| extension == "gz");
     let input: Box<dyn Read> = if is_packed { Box::new(MultiGzDecoder::new(file)) } else { Box::new(file) };
     let lines = BufReader::new(input).lines().map(|line| Ok((None, line?)));
@@ -49,7 +46,7 @@ pub fn texts(path: &Path) -> Result<Vec<Text>, DataError> {
 /// As [`texts`].
 pub fn corpus_texts(path: &Path, most: usize, seed: u64) -> Result<Vec<Text>, DataError> {
     let mut texts = texts(path)?;
-    if !is_dataset(path) {
+    if !data::is_dataset(path) {
         texts.retain(|(_, text)| !text::normalize(text).is_empty());
         texts.shuffle(&mut ChaCha8Rng::seed_from_u64(seed));
         texts.truncate(most);

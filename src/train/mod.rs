@@ -18,8 +18,10 @@ mod joined;
 mod oos_scores;
 mod optimizer;
 mod probe;
+mod readiness;
 mod search;
 mod soft_labels;
+mod split;
 mod teacher;
 mod vocabulary;
 
@@ -32,12 +34,13 @@ pub use corpus::{Text, corpus_texts, texts};
 pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, default_cache, distill};
 pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
+pub use readiness::{LabelAt, Warning};
 pub use search::{candidates, search};
 pub use teacher::teacher_for;
 pub use vocabulary::{VocabularyError, VocabularyReport, prune};
 
 use crate::{
-    data::{Row, fingerprint},
+    data::{Origin, Row, fingerprint},
     engine::{EncoderConfig, GROUP, TensorFile},
     eval::{TRAINING, Training},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
@@ -49,8 +52,6 @@ use crate::{
 use candle_core::Device;
 use checkpoint::Checkpoint;
 use classification::Classification;
-use rand::{RngExt, SeedableRng};
-use rand_chacha::ChaCha8Rng;
 use std::{
     collections::BTreeMap,
     fs, io,
@@ -60,8 +61,6 @@ use std::{
 
 /// The label that means out of scope where no other is named.
 pub const OOS_LABEL: &str = "out_of_scope";
-/// Share of groups held out where no validation rows are given.
-const VALID_SHARE: f64 = 0.1;
 
 /// Settings of a training run. The defaults are those of the shipped model; [`Options::preset`] fits them to fewer rows.
 #[derive(Clone, Debug, PartialEq, serde::Serialize)]
@@ -186,7 +185,8 @@ impl Options {
 pub struct Job<'a> {
     /// Rows to fit.
     pub rows: &'a [Row],
-    /// Rows for early stopping and calibration; a tenth of the groups of `rows` is held out if there are none.
+    /// Rows for early stopping and calibration; about a tenth of the rows of each label, in
+    /// whole groups, is held out if there are none.
     pub valid: &'a [Row],
     /// The `tokenizer.json`, when there is no base encoder.
     pub tokenizer: &'a [u8],
@@ -216,6 +216,8 @@ pub trait Observer {
     fn embedded(&mut self, _done: usize, _of: usize) {}
     /// The next of several settings is tried.
     fn trial(&mut self, _number: usize, _of: usize, _options: &Options) {}
+    /// Something in the rows may make the model worse than it need be.
+    fn warn(&mut self, _warning: &Warning) {}
     /// Asked after every step; `true` makes the run write a checkpoint and return [`TrainError::Interrupted`].
     fn should_stop(&self) -> bool;
 }
@@ -239,6 +241,44 @@ pub enum TrainError {
     /// There is nothing to tell apart.
     #[error("every row has the label {0:?}; training needs two labels or more")]
     OneLabel(String),
+    /// The validation rows cannot tell whether labels are told apart.
+    #[error("every validation row has the label {0:?}; add rows of a second label, at least 5 where they are held out")]
+    OneValidLabel(String),
+    /// Some labels have one training row, from which nothing can be learned.
+    #[error("labels with a single row: {}; add rows or take these out", readiness::named(.0, LabelAt::to_string))]
+    SingleRows(Vec<LabelAt>),
+    /// Some labels differ only in case.
+    #[error("labels that differ only in case: {}; write them alike", readiness::named(.0, LabelAt::to_string))]
+    AlikeLabels(Vec<LabelAt>),
+    /// There are more labels than texts, as when the two are swapped.
+    #[error("there are {labels} labels and {texts} texts: are text and label swapped?")]
+    MoreLabelsThanTexts {
+        /// Distinct labels.
+        labels: usize,
+        /// Distinct texts.
+        texts: usize,
+    },
+    /// No validation rows are given and none can be held out.
+    #[error(
+        "no rows can be held out for validation: that takes 5 rows of a label, and groups that are no more than a third \
+         of them; add rows or give validation rows"
+    )]
+    NothingToHoldOut,
+    /// More than 5 % of the validation rows are training rows too, so that they would measure what was learned by heart.
+    #[error(
+        "{count} of {of} validation rows have the text and context of a training row, the first {valid} that of {train}: \
+         take them out of one of the two, or give no validation rows and some are held out"
+    )]
+    Overlap {
+        /// Validation rows with a training row of the same text and context.
+        count: usize,
+        /// All validation rows.
+        of: usize,
+        /// The first such validation row.
+        valid: Origin,
+        /// Its training row.
+        train: Origin,
+    },
     /// No row has the label named as out of scope.
     #[error("no training row has the out-of-scope label {label:?}; the labels are {labels}")]
     NoOosRows {
@@ -314,8 +354,7 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     let options = &job.options;
     check_options(options)?;
     let began = Instant::now();
-    let (rows, valid) = hold_out(job);
-    let labels = labels(&rows, &valid)?;
+    let (rows, valid, labels) = readiness::split_rows(job.rows, job.valid, options.seed, observer)?;
     let oos_label = oos_label(job.oos_label, &labels)?;
     fs::create_dir_all(job.out).map_err(|source| TrainError::Io { path: job.out.into(), source })?;
 
@@ -437,18 +476,6 @@ fn check_options(options: &Options) -> Result<(), TrainError> {
         return refuse(format!("gradient clip is {}, expected more than 0", options.clip));
     }
     Ok(())
-}
-
-/// Training and validation rows; validation rows are whole groups taken from the training rows if none are given.
-fn hold_out<'a>(job: &Job<'a>) -> (Vec<&'a Row>, Vec<&'a Row>) {
-    if !job.valid.is_empty() {
-        return (job.rows.iter().collect(), job.valid.iter().collect());
-    }
-    let mut chosen: BTreeMap<&str, bool> = BTreeMap::new();
-    let mut rng = ChaCha8Rng::seed_from_u64(job.options.seed);
-    job.rows.iter().partition(|row| {
-        !*chosen.entry(row.group.as_deref().unwrap_or(&row.text)).or_insert_with(|| rng.random_bool(VALID_SHARE))
-    })
 }
 
 /// The labels of the training rows: ours in their own order, others by name.

@@ -1,6 +1,6 @@
 //! A teacher with the labels of the rows, fitted to them if it has others or none.
 
-use super::{Job, Observer, Options, TrainError, base_from_dir, checkpoint, hold_out, labels, train};
+use super::{Job, Observer, Options, TrainError, base_from_dir, checkpoint, labels, train};
 use crate::{
     guard::FILES,
     model::{Dtype, Teacher},
@@ -27,8 +27,8 @@ pub fn teacher_for(
     observer: &mut dyn Observer,
 ) -> Result<Teacher, TrainError> {
     let teacher = Teacher::from_dir(dir, &job.device)?;
-    let (rows, valid) = hold_out(job);
-    if teacher.labels() == labels(&rows, &valid)? {
+    let rows: Vec<_> = job.rows.iter().collect();
+    if teacher.labels() == labels(&rows, &rows)? {
         return Ok(teacher);
     }
     let out = job.out.join(DIR);
