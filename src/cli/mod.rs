@@ -1,9 +1,11 @@
 //! Arguments, progress bars and printing; all the work is in the library.
 
 mod audit;
+mod backend;
 mod bench;
 mod classify;
 mod data;
+mod device;
 #[cfg(feature = "train")]
 mod distill;
 mod eval;
