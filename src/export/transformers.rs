@@ -5,7 +5,7 @@ use crate::{
     guard::{Bundle, FILES, GuardConfig, LoadError},
 };
 use safetensors::tensor::{Dtype, TensorView};
-use std::{borrow::Cow, collections::HashMap};
+use std::borrow::Cow;
 
 /// How `transformers` is to read the `tokenizer.json` beside it.
 pub(crate) const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
@@ -54,7 +54,7 @@ fn widened(weights: &[u8]) -> Result<Vec<u8>, WeightsError> {
         .map(|(name, shape, bytes)| Ok((name, TensorView::new(Dtype::F32, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, WeightsError>>()?;
     // Older releases refuse a file without it.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
     Ok(safetensors::serialize(views, Some(metadata))?)
 }
 

@@ -7,7 +7,7 @@ use crate::engine::{
 };
 use half::f16;
 use safetensors::tensor::{Dtype as Stored, TensorView};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 /// The number format that weights are stored in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -82,6 +82,6 @@ pub fn encode_weights(classifier: &Classifier, dtype: Dtype) -> candle_core::Res
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(candle_core::Error::wrap)?;
     // Some readers refuse a file that does not say which framework's tensors it holds.
-    let metadata = HashMap::from([("format".to_owned(), "pt".to_owned())]);
+    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
     safetensors::serialize(views, Some(metadata)).map_err(candle_core::Error::wrap)
 }
