@@ -6,6 +6,8 @@ mod classify;
 mod data;
 #[cfg(feature = "train")]
 mod distill;
+#[cfg(feature = "train")]
+mod doubt;
 mod eval;
 mod export;
 #[cfg(feature = "train")]
@@ -60,6 +62,8 @@ enum Command {
     Pack(pack::Arguments),
     Export(export::Arguments),
     #[cfg(feature = "train")]
+    Doubt(doubt::Arguments),
+    #[cfg(feature = "train")]
     Probe(probe::Arguments),
     Card(eval::CardArguments),
     /// Read audit logs.
@@ -87,6 +91,8 @@ pub fn run() -> ExitCode {
         Command::Vocab(arguments) => vocab::run(&arguments),
         Command::Pack(arguments) => pack::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
+        #[cfg(feature = "train")]
+        Command::Doubt(arguments) => doubt::run(&arguments),
         #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
         Command::Card(arguments) => eval::card(&arguments),

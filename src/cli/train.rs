@@ -23,7 +23,7 @@ use std::{
 /// Exit code of a run that Ctrl-C has stopped, as shells have it.
 pub(super) const INTERRUPTED: u8 = 130;
 /// Where the base encoder lies in this project.
-const DEFAULT_BASE: &str = "models/base";
+pub(super) const DEFAULT_BASE: &str = "models/base";
 
 /// Train a guard from labelled rows.
 ///

@@ -12,6 +12,7 @@ mod checkpoint;
 mod classification;
 mod corpus;
 mod distill;
+mod doubt;
 mod embedding_cache;
 mod fit;
 mod joined;
@@ -19,6 +20,7 @@ mod oos_scores;
 mod optimizer;
 mod probe;
 mod readiness;
+mod regression;
 mod search;
 mod soft_labels;
 mod split;
@@ -32,6 +34,7 @@ pub use base::base_from_dir;
 pub use base::fetch_base;
 pub use corpus::{Text, corpus_texts, texts};
 pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, default_cache, distill};
+pub use doubt::{Doubt, Suspect, doubt};
 pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
 pub use readiness::{LabelAt, Warning};
@@ -332,6 +335,9 @@ pub enum TrainError {
     /// The observer asked to stop. Nothing is lost: the checkpoint holds the run.
     #[error("interrupted; the checkpoint is in {}", .0.display())]
     Interrupted(PathBuf),
+    /// The observer asked to stop, and there is nothing that could go on later.
+    #[error("stopped")]
+    Stopped,
     /// The tensor library failed.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),
