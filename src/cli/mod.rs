@@ -2,17 +2,21 @@
 
 mod audit;
 mod bench;
+mod card;
 mod classify;
 mod data;
 #[cfg(feature = "train")]
 mod distill;
 mod eval;
 mod export;
+mod measured;
 #[cfg(feature = "train")]
 mod oos;
 mod pack;
+mod page;
 #[cfg(feature = "train")]
 mod probe;
+mod report;
 #[cfg(feature = "train")]
 mod train;
 mod tune;
@@ -61,7 +65,8 @@ enum Command {
     Export(export::Arguments),
     #[cfg(feature = "train")]
     Probe(probe::Arguments),
-    Card(eval::CardArguments),
+    Card(card::Arguments),
+    Report(report::Arguments),
     /// Read audit logs.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -89,7 +94,8 @@ pub fn run() -> ExitCode {
         Command::Export(arguments) => export::run(&arguments),
         #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
-        Command::Card(arguments) => eval::card(&arguments),
+        Command::Card(arguments) => card::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Audit(command) => audit::run(&command),
     };
     match result {
