@@ -22,13 +22,16 @@ p, dd { max-width: 46rem; }
 table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid var(--line); }
 th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; }
+td.number, th.number { text-align: right; }
+td.number { white-space: nowrap; }
+th { vertical-align: bottom; }
 td.text { overflow-wrap: anywhere; min-width: 14rem; white-space: pre-line; unicode-bidi: plaintext; }
 code { font: .85em ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure > svg { max-width: 100%; height: auto; display: block; }
 .pair { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 1.6rem; }
 summary { color: var(--soft); cursor: pointer; }
+figcaption { font-size: .93rem; max-width: 46rem; }
 figcaption span { display: inline-block; margin-right: 1.1rem; }
 figcaption svg { display: inline; vertical-align: -1px; }
 dt { font-weight: 600; margin-top: .7rem; }
@@ -178,6 +181,7 @@ impl Page {
                 format!("<svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" fill=\"{fill}\"/></svg>");
             let _ = write!(self.0, "<span>{swatch} {}</span>", Escaped(name));
         }
-        let _ = writeln!(self.0, "<br>{}</figcaption></figure>", Escaped(caption));
+        let line = if legend.is_empty() { "" } else { "<br>" };
+        let _ = writeln!(self.0, "{line}{}</figcaption></figure>", Escaped(caption));
     }
 }

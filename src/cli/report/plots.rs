@@ -154,7 +154,7 @@ pub fn confusion(evaluation: &Evaluation, labels: &[usize]) -> Result<String, Fa
     let names: Vec<String> = labels.iter().map(|&label| short(&evaluation.labels[label])).collect();
     let longest = 8 * names.iter().map(|name| columns(name)).max().unwrap_or(1) as i32 + 16;
     let count = labels.len().max(1) as i32;
-    let wide = ((WIDTH as i32 - longest - 8) / count).clamp(24, 112);
+    let wide = ((WIDTH as i32 - longest - 8) / count).clamp(24, 136);
     let (high, lying) = (wide.min(38), wide >= longest);
     let left = longest.max(64);
     let top = if lying { 40 } else { longest.max(64) };
