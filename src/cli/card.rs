@@ -113,6 +113,7 @@ fn about(config: &GuardConfig, guard: &Guard, size: u64) -> String {
         ("made by", config.created_by.clone()),
     ]
     .iter()
+    .filter(|(_, value)| !value.is_empty())
     .fold("| | |\n|---|---|".to_owned(), |table, (name, value)| {
         format!("{table}\n| {name} | {} |", tables::cell(value))
     })

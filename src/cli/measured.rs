@@ -28,6 +28,10 @@ impl Measured {
             let (measured, is) = (&evaluation.model_version, &config.model_version);
             return Err(format!("{file} is of model {measured}, {named}/guard.json of {is}: {make} anew").into());
         }
+        let (labels, matrix) = (evaluation.labels.len(), &evaluation.confusion);
+        if matrix.len() != labels || matrix.iter().any(|row| row.len() != labels) {
+            return Err(format!("{file}: the confusion matrix does not have a row and a column for every label").into());
+        }
         Ok(Measured { config, evaluation, training: Training::of_model(dir) })
     }
 

@@ -131,12 +131,17 @@ pub fn training(training: &Training) -> String {
         ("validation rows", training.valid_rows.to_string()),
         ("seconds", format!("{:.0}", training.seconds)),
     ];
-    let options = training.options.iter().map(|(name, value)| (name.replace('_', " "), value.to_string()));
+    let options = training.options.iter().map(|(name, value)| (name.replace('_', " "), setting(value)));
     for (name, value) in run.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(options) {
         let _ = write!(out, "\n| {} | {} |", cell(&name), cell(&value));
     }
     out.push('\n');
     out
+}
+
+/// A setting as it is read, without the quotes of JSON.
+pub fn setting(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
 }
 
 /// Training rows by label; of more than 20 labels, the 20 with the fewest.

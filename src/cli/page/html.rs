@@ -26,6 +26,7 @@ td.number, th.number { text-align: right; }
 td.number { white-space: nowrap; }
 th { vertical-align: bottom; }
 td.text { overflow-wrap: anywhere; min-width: 14rem; white-space: pre-line; unicode-bidi: plaintext; }
+td.place { overflow-wrap: anywhere; min-width: 8rem; }
 code { font: .85em ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
 figure { margin: 1rem 0; }
 figure > svg { max-width: 100%; height: auto; display: block; }
@@ -144,7 +145,7 @@ impl Page {
         Ok(())
     }
 
-    /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers.
+    /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers, those with `/` names of files.
     pub fn table<H: AsRef<str>, R: IntoIterator<Item = String>>(
         &mut self,
         header: impl IntoIterator<Item = H>,
@@ -155,6 +156,7 @@ impl Page {
         for name in header {
             let (class, name) = match name.as_ref().split_at_checked(1) {
                 Some(("#", name)) => (" class=\"number\"", name),
+                Some(("/", name)) => (" class=\"place\"", name),
                 Some(("\"", name)) => (" class=\"text\" dir=\"auto\"", name),
                 _ => ("", name.as_ref()),
             };

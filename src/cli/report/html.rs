@@ -13,7 +13,10 @@ use crate::cli::{
         plots::{Colour, PALETTE},
     },
 };
-use intentgate::eval::{Evaluation, LabelMetrics, Metrics, Training, WorstError, tables::percent};
+use intentgate::eval::{
+    Evaluation, LabelMetrics, Metrics, Training, WorstError,
+    tables::{percent, setting},
+};
 use std::{cmp::Reverse, collections::BTreeSet};
 
 /// Most labels in the confusion matrix, and rows of a table that are shown at once.
@@ -93,7 +96,7 @@ fn summary(page: &mut Page, measured: &Measured) {
     plain(share(curves.oos_recall_at_955_accuracy), "OOS recall at 95.5 % in-scope accuracy");
     plain(share(Some(m.macro_f1)), "macro-F1");
     plain(Some(format!("{:.3}", m.expected_calibration_error)), "expected calibration error");
-    plain(evaluation.cost.map(|cost| format!("{:.0} \u{b5}s", cost.p50_us)), "median time of a message");
+    plain(evaluation.cost.map(|cost| time(cost.p50_us)), "median time of a message");
     plain(evaluation.cost.and_then(|cost| cost.bytes).map(megabytes), "size of the model");
     page.tiles(tiles);
     page.paragraph("A range below a figure is its 95 % interval for so many rows. Definitions are at the end.");
@@ -101,6 +104,14 @@ fn summary(page: &mut Page, measured: &Measured) {
 
 fn rows(training: &Training) -> usize {
     training.labels.values().sum()
+}
+
+fn time(microseconds: f64) -> String {
+    if microseconds < 1000.0 {
+        format!("{microseconds:.0} \u{b5}s")
+    } else {
+        format!("{:.1} ms", microseconds / 1000.0)
+    }
 }
 
 fn megabytes(bytes: u64) -> String {
@@ -152,7 +163,9 @@ fn labels(page: &mut Page, measured: &Measured) -> Result<(), Failure> {
          root of the share of the true label's rows.{which}"
     );
     let legend = [(&PALETTE[GOOD], "right"), (&PALETTE[BAD], "wrong")];
-    page.figure(&plots::confusion(evaluation, &shown)?, &legend, &caption);
+    if !shown.is_empty() {
+        page.figure(&plots::confusion(evaluation, &shown)?, &legend, &caption);
+    }
 
     let mut rows: Vec<(usize, &String, &LabelMetrics)> = (0..)
         .zip(&evaluation.labels)
@@ -215,7 +228,7 @@ fn confused(page: &mut Page, evaluation: &Evaluation) {
         let examples: Vec<String> = pair.examples.iter().map(|text| one_line(text)).collect();
         [pair.label.clone(), pair.predicted.clone(), pair.rows.to_string(), percent(share), examples.join("\n")]
     });
-    page.table(["true label", "given label", "#rows", "#of the label's rows %", "\"examples"], rows);
+    page.table(["true label", "given label", "#rows", "#share of the label %", "\"examples"], rows);
 }
 
 fn out_of_scope(page: &mut Page, measured: &Measured) -> Result<(), Failure> {
@@ -247,7 +260,7 @@ fn out_of_scope(page: &mut Page, measured: &Measured) -> Result<(), Failure> {
             percent(refused),
             percent(recall)
         );
-        page.figure(&plots::false_refusals(&curves.thresholds, (refused, recall))?, &legend, &caption);
+        page.figure(&plots::false_refusals(curves, (refused, recall))?, &legend, &caption);
         let caption = format!(
             "OOS recall against in-scope accuracy, where a refusal is an error. The model stands at {} % and {} %; \
              without refusals, {} % would be right.",
@@ -374,14 +387,16 @@ fn errors(page: &mut Page, evaluation: &Evaluation) {
     }
     page.heading("Most confident errors");
     page.paragraph("Either the model is wrong, or the row is: the first thing to read.");
-    let columns: [Column<'_, _>; 6] = [
-        ("#confidence", Box::new(|error: &WorstError| format!("{:.2}", error.confidence))),
+    let mut columns: Vec<Column<'_, WorstError>> = vec![
+        ("#confidence", Box::new(|error| format!("{:.2}", error.confidence))),
         ("true label", Box::new(|error| error.label.clone())),
         ("given label", Box::new(|error| error.predicted.clone())),
-        ("flow", Box::new(|error| error.context.clone().unwrap_or_default())),
         ("\"text", Box::new(|error| error.text.clone())),
-        ("place", Box::new(|error| error.place.clone())),
+        ("/place", Box::new(|error| error.place.clone())),
     ];
+    if evaluation.worst_errors.iter().any(|error| error.context.is_some()) {
+        columns.insert(3, ("flow", Box::new(|error| error.context.clone().unwrap_or_default())));
+    }
     long_table(page, &columns, &evaluation.worst_errors);
 }
 
@@ -392,14 +407,14 @@ fn suspected(page: &mut Page, suspects: &Suspects) {
         .estimated_noise
         .map_or(String::new(), |noise| format!(" An estimated {} % of the labels are wrong.", percent(noise)));
     page.paragraph(&format!(
-        "Rows whose label models that were not trained on them hold for wrong: {}{of}, the most suspect first.{noise}",
+        "Training rows whose label is doubted by models that were not trained on them: {}{of}, the most suspect first.{noise}",
         suspects.suspects.len()
     ));
     let columns: [Column<'_, _>; 4] = [
         ("label", Box::new(|suspect: &Suspect| suspect.label.clone())),
         ("suggested", Box::new(|suspect| suspect.suggested.clone())),
         ("\"text", Box::new(|suspect| suspect.text.clone())),
-        ("place", Box::new(|suspect| suspect.place.clone())),
+        ("/place", Box::new(|suspect| suspect.place.clone())),
     ];
     long_table(page, &columns, &suspects.suspects);
 }
@@ -408,10 +423,8 @@ fn cost(page: &mut Page, measured: &Measured) {
     let Some(cost) = measured.evaluation.cost else { return };
     page.heading("Time and size");
     page.paragraph("From message to verdict, one at a time on one core, beside the evaluation; intentgate bench measures with more care.");
-    let mut rows = vec![
-        ["median time".to_owned(), format!("{:.1} \u{b5}s", cost.p50_us)],
-        ["99th percentile".to_owned(), format!("{:.1} \u{b5}s", cost.p99_us)],
-    ];
+    let mut rows =
+        vec![["median time".to_owned(), time(cost.p50_us)], ["99th percentile".to_owned(), time(cost.p99_us)]];
     rows.extend(cost.bytes.map(|bytes| ["size of the model's files".to_owned(), megabytes(bytes)]));
     page.table(["", "#"], rows);
 }
@@ -431,7 +444,7 @@ fn settings(page: &mut Page, measured: &Measured, training: &Training) {
         training.epochs.len(),
         measured.config.created_by
     ));
-    let rows = training.options.iter().map(|(name, value)| [name.replace('_', " "), value.to_string()]);
+    let rows = training.options.iter().map(|(name, value)| [name.replace('_', " "), setting(value)]);
     page.table(["setting", "#value"], rows);
 }
 
@@ -466,4 +479,31 @@ fn definitions(page: &mut Page) {
              wrong, nor of rows unlike those of real customers.",
         ),
     ]);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn of_many_labels_those_of_the_most_confused_pairs_are_shown() {
+        let mut confusion = vec![vec![0; 60]; 60];
+        (0..60).for_each(|label| confusion[label][label] = 9);
+        assert_eq!(shown_labels(&confusion), Vec::<usize>::new());
+        (0..30).for_each(|label| confusion[label][label + 30] = 1 + label);
+        let expected: Vec<usize> = (20..30).chain(50..60).collect();
+        assert_eq!(shown_labels(&confusion), expected);
+    }
+
+    proptest! {
+        #[test]
+        fn an_interval_holds_its_share_and_narrows_with_rows(hits in 0..=50usize, more in 2..100usize) {
+            let (low, high) = interval(hits as f64 / 50.0, 50);
+            prop_assert!((0.0..=hits as f64 / 50.0 + 1e-9).contains(&low));
+            prop_assert!((hits as f64 / 50.0 - 1e-9..=1.0).contains(&high));
+            let narrow = interval(hits as f64 / 50.0, 50 * more);
+            prop_assert!(narrow.1 - narrow.0 < high - low);
+        }
+    }
 }

@@ -118,11 +118,12 @@ pub fn risk_coverage(curves: &Curves) -> Result<String, Failure> {
 }
 
 /// False refusals against OOS recall, and where the thresholds of the model stand.
-pub fn false_refusals(thresholds: &[Threshold], model: (f64, f64)) -> Result<String, Failure> {
+pub fn false_refusals(curves: &Curves, model: (f64, f64)) -> Result<String, Failure> {
     // Nobody runs a bot in the long flat part of the curve.
-    let enough = thresholds.iter().find(|t| t.oos_recall >= 0.995).map_or(1.0, |t| t.false_refusal_rate);
-    let right = (1.1 * enough.max(model.0)).clamp(0.02, 1.0);
-    let points = thresholds.iter().map(|t| (t.false_refusal_rate, t.oos_recall)).take_while(|point| point.0 <= right);
+    let enough = curves.false_refusal_at_95_recall.unwrap_or(1.0);
+    let right = (1.5 * enough.max(model.0)).clamp(0.02, 1.0);
+    let thresholds = curves.thresholds.iter();
+    let points = thresholds.map(|t| (t.false_refusal_rate, t.oos_recall)).take_while(|point| point.0 <= right);
     trade(("in-scope rows refused", 0.0..right), ("out-of-scope rows refused", 0.0..1.0), points, model)
 }
 
