@@ -2,6 +2,7 @@
 
 mod audit;
 mod bench;
+mod card;
 mod classify;
 mod data;
 #[cfg(feature = "train")]
@@ -10,11 +11,14 @@ mod distill;
 mod doubt;
 mod eval;
 mod export;
+mod measured;
 #[cfg(feature = "train")]
 mod oos;
 mod pack;
+mod page;
 #[cfg(feature = "train")]
 mod probe;
+mod report;
 #[cfg(feature = "train")]
 mod train;
 mod tune;
@@ -65,7 +69,8 @@ enum Command {
     Doubt(doubt::Arguments),
     #[cfg(feature = "train")]
     Probe(probe::Arguments),
-    Card(eval::CardArguments),
+    Card(card::Arguments),
+    Report(report::Arguments),
     /// Read audit logs.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -95,7 +100,8 @@ pub fn run() -> ExitCode {
         Command::Doubt(arguments) => doubt::run(&arguments),
         #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
-        Command::Card(arguments) => eval::card(&arguments),
+        Command::Card(arguments) => card::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Audit(command) => audit::run(&command),
     };
     match result {
