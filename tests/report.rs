@@ -72,7 +72,8 @@ fn nothing_from_the_data_becomes_part_of_the_page() {
     let dir = measured(&[HOSTILE, "out_of_scope"], &["<b>en", "de"]);
     let training = json!({
         "epochs": [{ "epoch": 1, "loss": 0.7, "score": 0.5, "best": true }], "options": { HOSTILE: HOSTILE },
-        "labels": { HOSTILE: 5 }, "languages": { "de": 5 }, "valid_rows": 3, "base": HOSTILE, "teacher": true, "seconds": 9.0,
+        "labels": { HOSTILE: 5 }, "languages": { "de": 5 }, "valid_rows": 3, "base": HOSTILE, "teacher": true,
+        "seconds": 9.0,
     });
     fs::write(dir.path().join("training.json"), training.to_string()).unwrap();
     let suspects = dir.path().join("suspects.json");

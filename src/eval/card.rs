@@ -22,9 +22,9 @@ intentgate classify --model path/to/this/directory \"where is my order\"
 const FIGURES: &str = "\
 ## Figures
 
-Measured by `intentgate eval`; every figure is in evaluation.json beside this file, and `intentgate report` draws it. In-scope \
-accuracy counts a refusal as an error; false refusals are the in-scope rows that are refused; OOS recall is the share of \
-out-of-scope rows that are refused; ECE is the mean gap between confidence and accuracy.";
+Measured by `intentgate eval`; every figure is in evaluation.json beside this file, and `intentgate report` draws it. \
+In-scope accuracy counts a refusal as an error; false refusals are the in-scope rows that are refused; OOS recall is the \
+share of out-of-scope rows that are refused; ECE is the mean gap between confidence and accuracy.";
 
 const THRESHOLDS: &str = "\
 ## Thresholds
@@ -35,14 +35,16 @@ A message is refused when its out-of-scope (OOS) score is above the threshold of
 const LIMITS: &str = "\
 ## Limits
 
-- It knows what its training rows know. On messages of another kind, trade or language than theirs the figures above do not \
-hold: measure it on rows of your own with `intentgate eval`.
+- It knows what its training rows know. On messages of another kind, trade or language than theirs the figures above \
+do not hold: measure it on rows of your own with `intentgate eval`.
 - Figures on few rows are rough, and those of labels with a handful of training rows are the least certain.
-- Confidence and thresholds were fitted to the validation rows; where customers ask for other things than those do, both drift.
-- It is no moderation filter and detects no emergency. What must never be answered wrongly needs a rule or a person behind it.";
+- Confidence and thresholds were fitted to the validation rows; where customers ask for other things than those do, \
+both drift.
+- It is no moderation filter and detects no emergency. What must never be answered wrongly needs a rule or a \
+person behind it.";
 
-/// A card in Markdown whose figures are still to be filled in, see [`tables::fill`](super::tables::fill); it has no mark for
-/// what was not measured.
+/// A card in Markdown whose figures are still to be filled in, see [`tables::fill`](super::tables::fill); it has no
+/// mark for what was not measured.
 pub fn card(config: &GuardConfig, evaluation: &Evaluation, training: Option<&Training>) -> String {
     let mark = |name: &str| format!("{MARK} {name} -->\n<!-- /generated -->");
     let many = evaluation.labels.len() > MANY_LABELS;

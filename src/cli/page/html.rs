@@ -14,7 +14,8 @@ h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
 h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
 p, dd { max-width: 46rem; }
 .soft, figcaption, dd { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .7rem; margin: 1.3rem 0; padding: 0; }
+.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .7rem;
+  margin: 1.3rem 0; padding: 0; }
 .tiles li { list-style: none; background: var(--tile); border-radius: .4rem; padding: .6rem .9rem; }
 .tiles b { display: block; font-size: 1.4rem; }
 .tiles small { display: block; color: var(--soft); }
@@ -145,7 +146,8 @@ impl Page {
         Ok(())
     }
 
-    /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers, those with `/` names of files.
+    /// Columns whose heading begins with `#` hold numbers, those with `"` text of
+    /// customers, those with `/` names of files.
     pub fn table<H: AsRef<str>, R: IntoIterator<Item = String>>(
         &mut self,
         header: impl IntoIterator<Item = H>,

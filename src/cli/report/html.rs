@@ -125,8 +125,8 @@ fn learning(page: &mut Page, training: &Training) -> Result<(), Failure> {
         let svg = plots::epochs(epochs, "training loss", |epoch| epoch.loss)?;
         page.figure(&svg, &[], "Mean loss over the steps of an epoch, changed rows and penalties included.");
         let svg = plots::epochs(epochs, "validation score", |epoch| epoch.score)?;
-        let caption = "What early stopping looks at: the accuracy of the most probable label on the validation rows. A dot \
-                       is an epoch better than all before; the last dot is the model that was kept.";
+        let caption = "What early stopping looks at: the accuracy of the most probable label on the validation \
+                       rows. A dot is an epoch better than all before; the last dot is the model that was kept.";
         page.figure(&svg, &[], caption);
         Ok(())
     })
@@ -159,8 +159,8 @@ fn labels(page: &mut Page, measured: &Measured) -> Result<(), Failure> {
         String::new()
     };
     let caption = format!(
-        "Confusion matrix: rows by true label (down) and final label (across), after thresholds; the shade is the square \
-         root of the share of the true label's rows.{which}"
+        "Confusion matrix: rows by true label (down) and final label (across), after thresholds; the shade is \
+         the square root of the share of the true label's rows.{which}"
     );
     let legend = [(&PALETTE[GOOD], "right"), (&PALETTE[BAD], "wrong")];
     if !shown.is_empty() {
@@ -221,14 +221,17 @@ fn confused(page: &mut Page, evaluation: &Evaluation) {
         return;
     }
     page.heading("Most confused labels");
-    page.paragraph("A label given for another one, the most frequent pair first, with its most confident errors.");
+    page.paragraph(
+        "A label given for another one, the most frequent pair first, with its share of the true \
+                    label's rows and its most confident errors.",
+    );
     let rows = evaluation.confused.iter().map(|pair| {
         let support = evaluation.overall.labels.get(&pair.label).map_or(0, |metrics| metrics.support);
         let share = (support > 0).then(|| pair.rows as f64 / support as f64);
         let examples: Vec<String> = pair.examples.iter().map(|text| one_line(text)).collect();
         [pair.label.clone(), pair.predicted.clone(), pair.rows.to_string(), percent(share), examples.join("\n")]
     });
-    page.table(["true label", "given label", "#rows", "#share of the label %", "\"examples"], rows);
+    page.table(["true label", "given label", "#rows", "#share %", "\"examples"], rows);
 }
 
 fn out_of_scope(page: &mut Page, measured: &Measured) -> Result<(), Failure> {
@@ -278,15 +281,15 @@ fn confidence(page: &mut Page, evaluation: &Evaluation) -> Result<(), Failure> {
     page.heading("Confidence");
     page.pair(|page| {
         let caption = format!(
-            "Reliability: how often the most probable label is right, by its probability, with 95 % intervals; a confidence \
-             that is what it says keeps to the dashed line. Expected calibration error: {:.3}.",
+            "Reliability: how often the most probable label is right, by its probability, with 95 % intervals; a \
+             confidence that is what it says keeps to the dashed line. Expected calibration error: {:.3}.",
             evaluation.overall.expected_calibration_error
         );
         page.figure(&plots::reliability(bins, interval)?, &[], &caption);
         if !curves.risk_coverage.is_empty() {
             let caption = format!(
-                "Risk and coverage: how often the most probable label is wrong when only the most confident rows are kept. \
-                 Mean over all coverages: {:.4}.",
+                "Risk and coverage: how often the most probable label is wrong when only the most confident rows \
+                 are kept. Mean over all coverages: {:.4}.",
                 curves.area_under_risk_coverage
             );
             page.figure(&plots::risk_coverage(curves)?, &[], &caption);
@@ -407,7 +410,8 @@ fn suspected(page: &mut Page, suspects: &Suspects) {
         .estimated_noise
         .map_or(String::new(), |noise| format!(" An estimated {} % of the labels are wrong.", percent(noise)));
     page.paragraph(&format!(
-        "Training rows whose label is doubted by models that were not trained on them: {}{of}, the most suspect first.{noise}",
+        "Training rows whose label is doubted by models that were not trained on them: {}{of}, the most suspect \
+         first.{noise}",
         suspects.suspects.len()
     ));
     let columns: [Column<'_, _>; 4] = [
@@ -422,7 +426,10 @@ fn suspected(page: &mut Page, suspects: &Suspects) {
 fn cost(page: &mut Page, measured: &Measured) {
     let Some(cost) = measured.evaluation.cost else { return };
     page.heading("Time and size");
-    page.paragraph("From message to verdict, one at a time on one core, beside the evaluation; intentgate bench measures with more care.");
+    page.paragraph(
+        "From message to verdict, one at a time on one core, beside the evaluation; intentgate bench \
+                    measures with more care.",
+    );
     let mut rows =
         vec![["median time".to_owned(), time(cost.p50_us)], ["99th percentile".to_owned(), time(cost.p99_us)]];
     rows.extend(cost.bytes.map(|bytes| ["size of the model's files".to_owned(), megabytes(bytes)]));
@@ -437,7 +444,8 @@ fn settings(page: &mut Page, measured: &Measured, training: &Training) {
     };
     let teacher = if training.teacher { ", with a teacher's opinion beside the labels" } else { "" };
     page.paragraph(&format!(
-        "From {from}{teacher}, on {} rows, with {} for early stopping and calibration; {:.0} seconds, {} epochs; made by {}.",
+        "From {from}{teacher}, on {} rows, with {} for early stopping and calibration; {:.0} seconds, {} epochs; \
+         made by {}.",
         rows(training),
         training.valid_rows,
         training.seconds,
@@ -458,12 +466,13 @@ fn definitions(page: &mut Page) {
         ("OOS recall", "Share of out-of-scope rows that are refused."),
         (
             "OOS score",
-            "From 0 (clearly in scope) to 1 (clearly not). A message is refused when its score is above the threshold of its \
-             most probable in-scope label.",
+            "From 0 (clearly in scope) to 1 (clearly not). A message is refused when its score is above the \
+             threshold of its most probable in-scope label.",
         ),
         (
             "OOS AUROC",
-            "Area under the ROC curve of the OOS score: the chance that an out-of-scope row scores above an in-scope one.",
+            "Area under the ROC curve of the OOS score: the chance that an out-of-scope row scores above an \
+             in-scope one.",
         ),
         ("Precision", "Of the rows given a label, the share that deserve it."),
         ("Recall", "Of the rows that deserve a label, the share that are given it."),

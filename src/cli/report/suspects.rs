@@ -13,9 +13,8 @@ pub struct Suspects {
     pub suspects: Vec<Suspect>,
 }
 
-#[derive(Deserialize)]
+#[derive(Default, Deserialize)]
 #[serde(default)]
-#[derive(Default)]
 pub struct Suspect {
     /// `file:line`.
     pub place: String,
