@@ -149,15 +149,15 @@ impl Preset {
     /// Batches to see in all.
     fn steps(self) -> usize {
         match self {
-            Preset::Fast => 3_000,
-            Preset::Standard => 9_000,
-            Preset::Best => 18_000,
+            Preset::Fast => 2_000,
+            Preset::Standard => 6_000,
+            Preset::Best => 12_000,
         }
     }
 }
 
 /// Within these bounds the fewer rows there are, the more often each is seen.
-const EPOCHS: std::ops::RangeInclusive<usize> = 3..=40;
+const EPOCHS: std::ops::RangeInclusive<usize> = 4..=40;
 
 impl Options {
     /// The settings for so many rows.
