@@ -119,13 +119,13 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Which model to use.
 /// Bytes of a packed model, or of the files of a model directory.
 fn model_size(path: &Path) -> u64 {
     let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if path.is_file() { size(path.to_owned()) } else { FILES.iter().map(|name| size(path.join(name))).sum() }
 }
 
+/// Which model to use.
 #[derive(Args)]
 struct ModelArguments {
     /// Model directory, or a file made by `intentgate pack` [default: the model inside this program]

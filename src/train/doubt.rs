@@ -32,9 +32,10 @@ const DECAY: f32 = 1e-4;
 pub struct Doubt {
     /// Rows that were looked at.
     pub rows: usize,
-    /// Share of them whose probable label is the one they have, 0 to 1: where this is low, suspects mean little.
+    /// Share of those that could be judged whose probable label is the one they have, 0 to 1: where this is low, suspects
+    /// mean little.
     pub agreement: f64,
-    /// Estimated share of rows with a wrong label: that of the suspects.
+    /// Share of suspects among all rows, 0 to 1: an estimate of the share of wrong labels that counts false alarms too.
     pub estimated_noise: f64,
     /// The most suspect first.
     pub suspects: Vec<Suspect>,
@@ -77,11 +78,14 @@ pub fn doubt(base: &Bundle<'_>, rows: &[Row], observer: &mut dyn Observer) -> Re
         let (fit, rest): (Vec<usize>, Vec<usize>) = (0..rows.len()).partition(|&row| folds[row] != fold);
         let of = |rows: &[usize]| rows.iter().map(|&row| inputs[row].clone()).collect::<Vec<_>>();
         let weights = regress(&of(&fit), &fit.iter().map(|&row| gold[row]).collect::<Vec<_>>(), labels.len(), DECAY);
-        for row in rest {
+        // A label that is in this fold alone cannot be judged.
+        for row in rest.into_iter().filter(|&row| fit.iter().any(|&other| gold[other] == gold[row])) {
             probabilities[row] = scores(&weights, &inputs[row]);
         }
     }
-    let agreement = probabilities.iter().zip(&gold).filter(|(p, gold)| p.iter().all(|x| *x <= p[**gold])).count();
+    let judged: Vec<usize> = (0..rows.len()).filter(|&row| !probabilities[row].is_empty()).collect();
+    let agreement =
+        judged.iter().filter(|&&row| probabilities[row].iter().all(|x| *x <= probabilities[row][gold[row]])).count();
     let suspects: Vec<Suspect> = suspects(&probabilities, &gold, labels.len())
         .into_iter()
         .map(|(row, suggested)| Suspect {
@@ -95,22 +99,22 @@ pub fn doubt(base: &Bundle<'_>, rows: &[Row], observer: &mut dyn Observer) -> Re
         .collect();
     Ok(Doubt {
         rows: rows.len(),
-        agreement: agreement as f64 / rows.len() as f64,
+        agreement: agreement as f64 / judged.len().max(1) as f64,
         estimated_noise: suspects.len() as f64 / rows.len() as f64,
         suspects,
     })
 }
 
-/// Suspect rows with the label each should probably have, those with the largest gap between both probabilities first.
+/// Suspect rows, of those that have probabilities, with the label each should probably have, those with the largest gap between both probabilities first.
 fn suspects(probabilities: &[Vec<f32>], gold: &[usize], classes: usize) -> Vec<(usize, usize)> {
     // How probable a label usually is for the rows that have it.
     let mut usual = vec![(0.0f64, 0usize); classes];
-    for (row, &class) in probabilities.iter().zip(gold) {
+    for (row, &class) in probabilities.iter().zip(gold).filter(|(row, _)| !row.is_empty()) {
         usual[class] = (usual[class].0 + f64::from(row[class]), usual[class].1 + 1);
     }
     let usual: Vec<f32> = usual.into_iter().map(|(sum, rows)| (sum / rows.max(1) as f64) as f32).collect();
     let mut found: Vec<(f32, usize, usize)> = Vec::new();
-    for (row, (p, &own)) in probabilities.iter().zip(gold).enumerate() {
+    for (row, (p, &own)) in probabilities.iter().zip(gold).enumerate().filter(|(_, (p, _))| !p.is_empty()) {
         let others = (0..classes).filter(|&class| class != own && p[class] >= usual[class] && p[class] > p[own]);
         if let Some(other) = others.max_by(|&a, &b| p[a].total_cmp(&p[b])) {
             found.push((p[other] - p[own], row, other));
@@ -120,13 +124,16 @@ fn suspects(probabilities: &[Vec<f32>], gold: &[usize], classes: usize) -> Vec<(
     found.into_iter().map(|(_, row, other)| (row, other)).collect()
 }
 
-/// The fold of each row: rows of a group, or with the same text, share one.
+/// The fold of each row: rows of a group, or with the same text, share one. The groups of a label are dealt out one by one,
+/// so that a small label is in every fold.
 fn folds(rows: &[Row]) -> Vec<usize> {
     let group = |row: &Row| row.group.clone().unwrap_or_else(|| row.text.clone());
-    let mut groups: Vec<String> =
-        rows.iter().map(group).collect::<std::collections::BTreeSet<_>>().into_iter().collect();
+    let label_of: BTreeMap<String, &str> = rows.iter().map(|row| (group(row), row.label.as_str())).collect();
+    let mut groups: Vec<(String, &str)> = label_of.into_iter().collect();
     groups.shuffle(&mut ChaCha8Rng::seed_from_u64(1));
-    let folds: BTreeMap<String, usize> = groups.into_iter().enumerate().map(|(n, group)| (group, n % FOLDS)).collect();
+    groups.sort_by_key(|&(_, label)| label);
+    let folds: BTreeMap<String, usize> =
+        groups.into_iter().enumerate().map(|(n, (group, _))| (group, n % FOLDS)).collect();
     rows.iter().map(|row| folds[&group(row)]).collect()
 }
 
