@@ -6,8 +6,9 @@ mod common;
 
 use common::Tiny;
 use intentgate::{
+    Bundle, Guard, LoadError,
     engine::{EncoderConfig, TensorFile, WeightsError},
-    export::{ExportError, LastLayer, onnx},
+    export::{ExportError, LastLayer, onnx, transformers},
 };
 use std::collections::{BTreeMap, HashSet};
 
@@ -209,4 +210,43 @@ fn weights_that_do_not_fit_are_refused() {
     // Found before anything is read or widened.
     let huge = error(|config| config.vocab_size = 1 << 25);
     assert!(matches!(huge, ExportError::TooLarge), "{huge}");
+}
+
+#[test]
+fn a_directory_for_transformers_has_plain_weights_and_the_same_answers() {
+    let dir = tempfile::tempdir().unwrap();
+    for tiny in [Tiny::default(), Tiny { four_bit: true, eight_bit: Some("dense"), ..Tiny::default() }] {
+        let bundle = tiny.bundle();
+        for (name, content) in transformers(&bundle).unwrap() {
+            std::fs::write(dir.path().join(name), content).unwrap();
+        }
+        let plain = Bundle::from_dir(dir.path()).unwrap();
+        let (ours, theirs) = (TensorFile::parse(&bundle.weights).unwrap(), TensorFile::parse(&plain.weights).unwrap());
+        for name in theirs.names() {
+            let shape = theirs.shape(name).unwrap();
+            assert!(!name.ends_with(".scale"), "{name}");
+            assert_eq!(ours.read(name, &shape).unwrap(), theirs.read(name, &shape).unwrap(), "{name}");
+        }
+        let scales = ours.names().into_iter().filter(|name| name.ends_with(".scale")).count();
+        assert_eq!(theirs.names().len() + scales, ours.names().len());
+        assert_eq!(plain.config, bundle.config);
+        // At 8 bits the engine rounds more than the weights.
+        let text = "where is my order?";
+        let (ours, theirs) = (Guard::from_bundle(&bundle).unwrap(), Guard::from_bundle(&plain).unwrap());
+        for (a, b) in ours.logits(None, text).iter().zip(theirs.logits(None, text)) {
+            assert!((a - b).abs() < 0.15, "{a} {b}");
+        }
+        let json = std::fs::read(dir.path().join("tokenizer_config.json")).unwrap();
+        let config: serde_json::Value = serde_json::from_slice(&json).unwrap();
+        assert_eq!(config["model_max_length"], ours.config().max_tokens);
+    }
+}
+
+#[test]
+fn a_broken_model_is_refused() {
+    let bundle = Tiny::default().bundle();
+    let error = transformers(&Bundle { weights: b"nothing"[..].into(), ..bundle.clone() }).unwrap_err();
+    assert!(matches!(error, LoadError::Weights(WeightsError::Format(_))), "{error}");
+    let error = transformers(&Bundle { guard: b"{}"[..].into(), ..bundle }).unwrap_err();
+    assert!(matches!(error, LoadError::Guard(_)), "{error}");
 }

@@ -1,7 +1,7 @@
 //! `intentgate bench`: latency of a guard, message by message.
 
-use super::{Failure, ModelArguments};
-use clap::{Args, ValueEnum};
+use super::{Failure, ModelArguments, backend::BackendArguments};
+use clap::Args;
 use intentgate::{Flow, Guard, data};
 use serde::{Deserialize, Serialize};
 use std::{fmt::Write as _, fs, hint::black_box, path::PathBuf, process::ExitCode, time::Instant};
@@ -27,9 +27,8 @@ pub struct Arguments {
     data: Vec<PathBuf>,
     #[command(flatten)]
     model: ModelArguments,
-    /// What computes
-    #[arg(long, default_value = "native")]
-    backend: BackendKind,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// Measure about this long, but every message once at least
     #[arg(long, value_name = "SECONDS", default_value_t = 5.0)]
     seconds: f64,
@@ -39,34 +38,6 @@ pub struct Arguments {
     /// The record as JSON
     #[arg(long)]
     json: bool,
-}
-
-/// What computes the logits.
-#[derive(Clone, Copy, ValueEnum)]
-pub enum BackendKind {
-    /// The engine of this crate
-    Native,
-    /// candle-transformers' BertModel, f32
-    Candle,
-}
-
-impl BackendKind {
-    pub fn guard(self, model: &ModelArguments) -> Result<Guard, Failure> {
-        match self {
-            BackendKind::Native => Ok(model.guard()?),
-            #[cfg(feature = "train")]
-            BackendKind::Candle => {
-                super::hold_candle_to_one_thread()?;
-                Ok(Guard::with_backend(&model.bundle()?, |config, weights| {
-                    Ok(Box::new(intentgate::model::Reference::load(config, weights, &candle_core::Device::Cpu)?))
-                })?)
-            }
-            #[cfg(not(feature = "train"))]
-            BackendKind::Candle => {
-                Err("this program was built without candle: build it with the feature `train`".into())
-            }
-        }
-    }
 }
 
 /// A benchmark record; times are of whole messages, in microseconds.

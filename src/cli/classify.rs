@@ -1,6 +1,6 @@
 //! `intentgate classify`.
 
-use super::{Failure, ModelArguments};
+use super::{Failure, ModelArguments, backend::BackendArguments};
 use clap::Args;
 use intentgate::{Flow, Guard, Verdict};
 use serde::{Deserialize, Serialize};
@@ -27,6 +27,8 @@ pub struct Arguments {
     texts: Vec<String>,
     #[command(flatten)]
     model: ModelArguments,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// The flow the bot is in: order, appointment, faq or shopping_guide
     #[arg(long, value_name = "FLOW")]
     context: Option<Flow>,
@@ -59,30 +61,30 @@ struct Refusal {
 }
 
 pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let guard = arguments.model.guard()?;
-    let mut output = Output { out: io::BufWriter::new(io::stdout().lock()), json: arguments.json };
+    let guard = arguments.backend.guard(&arguments.model)?;
+    let out = io::BufWriter::new(io::stdout().lock());
+    let mut output = Output { guard: &guard, waiting: Vec::new(), out, json: arguments.json };
     if let Some(path) = &arguments.jsonl {
-        return rows(&guard, path, &mut output);
+        return rows(path, &mut output);
     }
     if !arguments.texts.is_empty() {
         for text in &arguments.texts {
-            output.verdict(text, &guard.check_message(arguments.context, text))?;
+            output.message(arguments.context, text.clone())?;
         }
-        output.out.flush()?;
+        output.answer()?;
         return Ok(ExitCode::SUCCESS);
     }
     if io::stdin().is_terminal() {
         eprintln!("One message per line; end with Ctrl-D.");
     }
     each_line(io::stdin().lock(), |_, line| {
-        let text = String::from_utf8_lossy(line);
-        output.verdict(&text, &guard.check_message(arguments.context, &text))
+        output.message(arguments.context, String::from_utf8_lossy(line).into_owned())
     })?;
-    output.out.flush()?;
+    output.answer()?;
     Ok(ExitCode::SUCCESS)
 }
 
-fn rows(guard: &Guard, path: &Path, output: &mut Output<impl Write>) -> Result<ExitCode, Failure> {
+fn rows(path: &Path, output: &mut Output<'_, impl Write>) -> Result<ExitCode, Failure> {
     let input: Box<dyn BufRead> = if path == Path::new("-") {
         Box::new(io::stdin().lock())
     } else {
@@ -95,14 +97,15 @@ fn rows(guard: &Guard, path: &Path, output: &mut Output<impl Write>) -> Result<E
             Ok((context.map(|name| name.parse::<Flow>().map_err(|error| error.to_string())).transpose()?, row.text))
         });
         match parsed {
-            Ok((context, text)) => output.verdict(&text, &guard.check_message(context, &text)),
+            Ok((context, text)) => output.message(context, text),
             Err(error) => {
                 code = ExitCode::FAILURE;
+                output.answer()?;
                 output.refusal(path, line, error)
             }
         }
     })?;
-    output.out.flush()?;
+    output.answer()?;
     Ok(code)
 }
 
@@ -120,23 +123,40 @@ fn each_line(mut input: impl BufRead, mut each: impl FnMut(usize, &[u8]) -> io::
     Ok(())
 }
 
-struct Output<W> {
+struct Output<'a, W> {
+    guard: &'a Guard,
+    /// Messages that the guard gets together.
+    waiting: Vec<(Option<Flow>, String)>,
     out: W,
     json: bool,
 }
 
-impl<W: Write> Output<W> {
+impl<W: Write> Output<'_, W> {
+    fn message(&mut self, context: Option<Flow>, text: String) -> io::Result<()> {
+        self.waiting.push((context, text));
+        // A bot at the other end of a pipe waits for its answer: where messages need no company, each gets its own at once.
+        if self.waiting.len() < self.guard.batch() { Ok(()) } else { self.answer() }
+    }
+
+    /// Answers the messages that are waiting.
+    fn answer(&mut self) -> io::Result<()> {
+        let messages = std::mem::take(&mut self.waiting);
+        let verdicts = self.guard.check_batch(messages.iter().map(|(context, text)| (*context, text.as_str())));
+        for ((_, text), verdict) in messages.iter().zip(&verdicts) {
+            self.verdict(text, verdict)?;
+        }
+        self.out.flush()
+    }
+
     fn verdict(&mut self, text: &str, verdict: &Verdict) -> io::Result<()> {
         if self.json {
             serde_json::to_writer(&mut self.out, &Answer { text, verdict })?;
-            writeln!(self.out)?;
+            writeln!(self.out)
         } else {
             let (label, confidence) = (verdict.label().unwrap_or("-"), verdict.confidence());
             let text = super::one_line(text);
-            writeln!(self.out, "{label:<15} {confidence:.2}  oos {:.2}  {text}", verdict.oos_score())?;
+            writeln!(self.out, "{label:<15} {confidence:.2}  oos {:.2}  {text}", verdict.oos_score())
         }
-        // A bot at the other end of a pipe waits for its answer.
-        self.out.flush()
     }
 
     fn refusal(&mut self, path: &Path, line: usize, error: String) -> io::Result<()> {

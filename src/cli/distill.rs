@@ -2,7 +2,8 @@
 
 use super::{
     Failure,
-    train::{DeviceKind, INTERRUPTED, Progress, default_tokenizer},
+    device::DeviceKind,
+    train::{INTERRUPTED, Progress, default_tokenizer},
 };
 use clap::Args;
 use intentgate::{

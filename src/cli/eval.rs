@@ -1,6 +1,6 @@
 //! `intentgate eval`.
 
-use super::{Failure, ModelArguments};
+use super::{Failure, ModelArguments, backend::BackendArguments};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
@@ -34,9 +34,8 @@ pub struct Arguments {
     /// files are named, from the long messages in them
     #[arg(long, value_name = "PATH", num_args = 0..)]
     long: Option<Vec<PathBuf>>,
-    /// What computes: native, or candle as the reference
-    #[arg(long, default_value = "native")]
-    backend: super::bench::BackendKind,
+    #[command(flatten)]
+    backend: BackendArguments,
     /// Measure the same rows once more with typos, other case, look-alike letters, emoji between letters and the like
     #[arg(long)]
     perturbed: bool,

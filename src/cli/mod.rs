@@ -1,10 +1,12 @@
 //! Arguments, progress bars and printing; all the work is in the library.
 
 mod audit;
+mod backend;
 mod bench;
 mod card;
 mod classify;
 mod data;
+mod device;
 #[cfg(feature = "train")]
 mod distill;
 #[cfg(feature = "train")]

@@ -1,7 +1,6 @@
 //! `intentgate train`.
 
-use super::Failure;
-use candle_core::Device;
+use super::{Failure, device::DeviceKind};
 use clap::{Args, ValueEnum};
 use indicatif::ProgressBar;
 use intentgate::{
@@ -27,8 +26,8 @@ pub(super) const DEFAULT_BASE: &str = "models/base";
 
 /// Train a guard from labelled rows.
 ///
-/// Writes a model directory: config.json, model.safetensors, tokenizer.json and guard.json (temperature and thresholds,
-/// calibrated on the validation rows). Ctrl-C leaves a checkpoint in DIR/.checkpoint, from which --resume goes on.
+/// Writes a model directory: config.json, model.safetensors, tokenizer.json, tokenizer_config.json and guard.json
+/// (temperature and thresholds, calibrated on the validation rows). Ctrl-C leaves a checkpoint in DIR/.checkpoint, from which --resume goes on.
 #[derive(Args)]
 #[command(after_help = "Example, the shipped model:
   intentgate train --data datasets/train datasets/long/train.jsonl --valid datasets/valid --out models/guard --dtype int4
@@ -142,22 +141,6 @@ impl From<PresetKind> for Preset {
             PresetKind::Fast => Preset::Fast,
             PresetKind::Standard => Preset::Standard,
             PresetKind::Best => Preset::Best,
-        }
-    }
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-pub(super) enum DeviceKind {
-    Cpu,
-    Cuda,
-}
-
-impl DeviceKind {
-    pub(super) fn device(self) -> Result<Device, Failure> {
-        match self {
-            DeviceKind::Cpu => Ok(Device::Cpu),
-            DeviceKind::Cuda if cfg!(feature = "cuda") => Ok(Device::new_cuda(0)?),
-            DeviceKind::Cuda => Err("this program was built without the feature `cuda`".into()),
         }
     }
 }

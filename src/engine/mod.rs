@@ -28,6 +28,6 @@ pub use kernels::Isa;
 pub(crate) use packed::{Places, Sections};
 #[cfg(feature = "train")]
 pub(crate) use rows::GROUP;
-#[cfg(feature = "train")]
+#[cfg(feature = "data")]
 pub(crate) use tensors::SCALE_SUFFIX;
 pub use tensors::{TensorFile, WeightsError};

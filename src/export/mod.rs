@@ -1,10 +1,15 @@
-//! Models for other runtimes, as ONNX files.
+//! Models for other runtimes: ONNX files, and directories for Python's `transformers`.
 //!
-//! [`onnx`] writes the network of a model directory as a graph of standard operators (opset 17), from token ids to logits.
+//! [`transformers`] writes a model directory with plain f32 weights. [`onnx`] writes the network of a model directory as a graph of standard operators (opset 17), from token ids to logits.
 //! What stands around the network is not in the file: normalising and tokenising a message, reading a long one in windows,
 //! temperature and thresholds.
 
 mod protobuf;
+mod transformers;
+
+#[cfg(feature = "train")]
+pub(crate) use transformers::{TOKENIZER_CONFIG, tokenizer_config};
+pub use transformers::{TransformersFile, transformers};
 
 use crate::engine::{EncoderConfig, TensorFile, WeightsError};
 use protobuf::Message;

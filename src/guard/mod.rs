@@ -56,11 +56,17 @@ pub trait Backend: Send + Sync {
         0
     }
 
+    /// How many messages it wants at once: 1, unless only many keep it busy, as a GPU.
+    fn batch(&self) -> usize {
+        1
+    }
+
     /// Its name in benchmark records, such as `native avx512`.
     fn name(&self) -> String;
 }
 
-/// Tokens from which on a pack of messages is run: more of them would not be faster, but push the weights out of the cache.
+/// Tokens from which on a pack of messages is run, for each message that the backend wants at once: more of them would not
+/// be faster on a CPU, but push the weights out of the cache.
 const PACK: usize = 64;
 /// Log-odds from a border within which a verdict is computed again, precisely: about twice what 8 bits change in 99 of 100
 /// messages. On real messages every fiftieth is that close.
@@ -261,15 +267,16 @@ impl Guard {
     /// Short messages are packed into one pass, in which a weight that is read serves all of them.
     pub fn check_batch<'a>(&self, messages: impl IntoIterator<Item = (Option<Flow>, &'a str)>) -> Vec<Verdict> {
         let (mut pack, mut verdicts) = (Pack::default(), Vec::new());
+        let full = PACK.saturating_mul(self.batch());
         for (flow, text) in messages {
             // Borrowed anew for each message: the iterator may use a guard itself.
             SCRATCH.with_borrow_mut(|scratch| {
                 self.encode(flow, text, scratch);
                 let length = scratch.ids.len();
-                if (1..=self.max_tokens.min(PACK)).contains(&length) {
+                if (1..=self.max_tokens.min(full)).contains(&length) {
                     pack.ids.extend_from_slice(&scratch.ids);
                     pack.lengths.push(length);
-                    if pack.ids.len() >= PACK {
+                    if pack.ids.len() >= full {
                         self.check_pack(&mut pack, &mut verdicts);
                     }
                 } else {
@@ -281,6 +288,12 @@ impl Guard {
         }
         self.check_pack(&mut pack, &mut verdicts);
         verdicts
+    }
+
+    /// How many messages [`Guard::check_batch`] should get at least: 1, unless the backend is one that computes many at
+    /// once.
+    pub fn batch(&self) -> usize {
+        self.backend.batch().max(1)
     }
 
     /// Labels the messages that are waiting.

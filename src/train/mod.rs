@@ -46,6 +46,7 @@ use crate::{
     data::{Origin, Row, fingerprint},
     engine::{EncoderConfig, GROUP, TensorFile},
     eval::{TRAINING, Training},
+    export::{TOKENIZER_CONFIG, tokenizer_config},
     guard::{Bundle, FILES, Guard, GuardConfig, LoadError, head_and_tail},
     label::Flow,
     model::{Classifier, Dtype, LoadClassifierError, Teacher, encode_weights},
@@ -430,6 +431,7 @@ pub fn train(job: &Job<'_>, observer: &mut dyn Observer) -> Result<Trained, Trai
     for (name, bytes) in FILES.iter().zip([&bundle.config, &bundle.weights, &bundle.tokenizer, &bundle.guard]) {
         checkpoint::write(&job.out.join(name), bytes)?;
     }
+    checkpoint::write(&job.out.join(TOKENIZER_CONFIG), &tokenizer_config(guard.config().max_tokens))?;
     let training = Training {
         epochs: epochs.clone(),
         options: serde_json::from_slice(&json(options)).unwrap_or_default(),
