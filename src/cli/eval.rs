@@ -1,17 +1,13 @@
-//! `intentgate eval` and `intentgate card`.
+//! `intentgate eval`.
 
-use super::{Failure, ModelArguments, backend::BackendArguments, bench::Record};
+use super::{Failure, ModelArguments, backend::BackendArguments};
 use clap::Args;
 use comfy_table::{Table, presets::UTF8_FULL_CONDENSED};
 use intentgate::{
-    Guard, GuardConfig, data,
-    eval::{self, Evaluation, LongEvaluation, LongKind, Metrics, Perturbation, Probe, tables},
+    data,
+    eval::{self, Evaluation, LongEvaluation, LongKind, Metrics, Perturbation, tables},
 };
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::{path::PathBuf, process::ExitCode};
 
 /// Where the texts of `--long` begin.
 const LONG_SEED: u64 = 1;
@@ -215,98 +211,4 @@ fn print_long(long: &LongEvaluation) {
         line(code, &|kind| by_kind.get(&kind).map(|recall| recall.recall()));
     }
     println!("\n{table}");
-}
-
-/// Write the model card of a model directory from its guard.json and evaluation.json, and the figures of a README.
-///
-/// The card is DIR/README.md. What stands between generated marks in the README is replaced; nothing is typed by hand.
-#[derive(Args)]
-pub struct CardArguments {
-    /// Model directory
-    #[arg(long, value_name = "DIR", default_value = "models/guard")]
-    model: PathBuf,
-    /// A file with generated marks to fill as well
-    #[arg(long, value_name = "FILE")]
-    readme: Option<PathBuf>,
-    /// The result of `intentgate probe --json` on the same rows, for the table beside it
-    #[arg(long, value_name = "FILE")]
-    probe: Option<PathBuf>,
-    /// Benchmark records made by `intentgate bench --json`, for the speed table
-    #[arg(long, value_name = "FILE", num_args = 0..)]
-    bench: Vec<PathBuf>,
-}
-
-pub fn card(arguments: &CardArguments) -> Result<ExitCode, Failure> {
-    let read = |path: &Path| fs::read(path).map_err(|error| format!("cannot read {}: {error}", path.display()));
-    let dir = &arguments.model;
-    let guard = GuardConfig::from_json(&read(&dir.join("guard.json"))?)?;
-    let evaluation: Evaluation = serde_json::from_slice(&read(&dir.join("evaluation.json"))?)
-        .map_err(|error| format!("{}: {error}", dir.join("evaluation.json").display()))?;
-    if evaluation.model_version != guard.model_version {
-        let (measured, is) = (&evaluation.model_version, &guard.model_version);
-        return Err(
-            format!("evaluation.json is of model {measured}, guard.json of {is}: run `intentgate eval` first").into()
-        );
-    }
-    let size = super::model_size(dir);
-    let speed = arguments
-        .bench
-        .iter()
-        .map(|path| Ok(serde_json::from_slice(&read(path)?)?))
-        .collect::<Result<Vec<Record>, Failure>>()?;
-    let about = about(&guard, &Guard::from_dir(dir)?, size);
-    let mut sections = vec![
-        ("model", about),
-        ("languages", tables::languages(&evaluation)),
-        ("labels", tables::labels(&evaluation)),
-        ("confusion", tables::confusion(&evaluation)),
-        ("language head", tables::language_head(&evaluation)),
-    ];
-    sections.extend(tables::perturbed(&evaluation).map(|table| ("perturbed", table)));
-    sections.extend(tables::long(&evaluation).map(|table| ("long", table)));
-    if let Some(path) = &arguments.probe {
-        let probe: Probe =
-            serde_json::from_slice(&read(path)?).map_err(|error| format!("{}: {error}", path.display()))?;
-        if probe.rows != evaluation.overall.rows {
-            return Err(format!(
-                "{}: measured on {} rows, evaluation.json on {}",
-                path.display(),
-                probe.rows,
-                evaluation.overall.rows
-            )
-            .into());
-        }
-        sections.push(("probe", tables::beside(&evaluation, probe.accuracy, &probe.languages)));
-    }
-    if !speed.is_empty() {
-        sections.push(("speed", super::bench::markdown(&speed)));
-    }
-    let files = std::iter::once(dir.join("README.md")).chain(arguments.readme.clone());
-    for path in files {
-        let mut document = String::from_utf8(read(&path)?)?;
-        for (name, content) in &sections {
-            document = tables::fill(&document, name, content).unwrap_or(document);
-        }
-        super::write(&path, document)?;
-    }
-    Ok(ExitCode::SUCCESS)
-}
-
-fn about(config: &GuardConfig, guard: &Guard, size: u64) -> String {
-    let thresholds: Vec<String> = config.thresholds.iter().map(|(label, t)| format!("{label} {t}")).collect();
-    [
-        ("version", config.model_version.clone()),
-        ("labels", guard.labels().join(", ")),
-        ("languages", config.languages.join(", ")),
-        ("size on disk", format!("{:.1} MB", size as f64 / 1e6)),
-        ("vocabulary", format!("{} pieces", guard.tokenizer().vocabulary_size())),
-        ("most tokens read in one pass", config.max_tokens.to_string()),
-        ("temperature", format!("{:.3}", config.temperature)),
-        ("refusal thresholds", thresholds.join(", ")),
-        ("hash of training and validation rows", config.dataset_hash.clone()),
-        ("seed", config.seed.to_string()),
-        ("made by", config.created_by.clone()),
-    ]
-    .iter()
-    .fold("| | |\n|---|---|".to_owned(), |table, (name, value)| format!("{table}\n| {name} | {value} |"))
 }

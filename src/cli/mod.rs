@@ -3,18 +3,24 @@
 mod audit;
 mod backend;
 mod bench;
+mod card;
 mod classify;
 mod data;
 mod device;
 #[cfg(feature = "train")]
 mod distill;
+#[cfg(feature = "train")]
+mod doubt;
 mod eval;
 mod export;
+mod measured;
 #[cfg(feature = "train")]
 mod oos;
 mod pack;
+mod page;
 #[cfg(feature = "train")]
 mod probe;
+mod report;
 #[cfg(feature = "train")]
 mod train;
 mod tune;
@@ -62,8 +68,11 @@ enum Command {
     Pack(pack::Arguments),
     Export(export::Arguments),
     #[cfg(feature = "train")]
+    Doubt(doubt::Arguments),
+    #[cfg(feature = "train")]
     Probe(probe::Arguments),
-    Card(eval::CardArguments),
+    Card(card::Arguments),
+    Report(report::Arguments),
     /// Read audit logs.
     #[command(subcommand)]
     Audit(audit::Command),
@@ -90,8 +99,11 @@ pub fn run() -> ExitCode {
         Command::Pack(arguments) => pack::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         #[cfg(feature = "train")]
+        Command::Doubt(arguments) => doubt::run(&arguments),
+        #[cfg(feature = "train")]
         Command::Probe(arguments) => probe::run(&arguments),
-        Command::Card(arguments) => eval::card(&arguments),
+        Command::Card(arguments) => card::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Audit(command) => audit::run(&command),
     };
     match result {
@@ -109,13 +121,13 @@ fn is_broken_pipe(error: &(dyn std::error::Error + 'static)) -> bool {
     error.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::BrokenPipe)
 }
 
-/// Which model to use.
 /// Bytes of a packed model, or of the files of a model directory.
 fn model_size(path: &Path) -> u64 {
     let size = |path: PathBuf| std::fs::metadata(path).map_or(0, |metadata| metadata.len());
     if path.is_file() { size(path.to_owned()) } else { FILES.iter().map(|name| size(path.join(name))).sum() }
 }
 
+/// Which model to use.
 #[derive(Args)]
 struct ModelArguments {
     /// Model directory, or a file made by `intentgate pack` [default: the model inside this program]

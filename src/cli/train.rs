@@ -22,7 +22,7 @@ use std::{
 /// Exit code of a run that Ctrl-C has stopped, as shells have it.
 pub(super) const INTERRUPTED: u8 = 130;
 /// Where the base encoder lies in this project.
-const DEFAULT_BASE: &str = "models/base";
+pub(super) const DEFAULT_BASE: &str = "models/base";
 
 /// Train a guard from labelled rows.
 ///
@@ -75,7 +75,7 @@ pub struct Arguments {
     /// --preset best]
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(1..=6))]
     search: Option<u8>,
-    /// Most passes over the rows [default: by preset and number of rows, 3 to 40]
+    /// Most passes over the rows [default: by preset and number of rows, 4 to 40]
     #[arg(long, help_heading = "Recipe")]
     epochs: Option<usize>,
     /// Passes over the rows in which a teacher is fitted to them

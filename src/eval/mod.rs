@@ -1,5 +1,6 @@
 //! How good a guard is on labelled rows, over all and for each language.
 
+mod card;
 mod curves;
 mod long;
 mod metrics;
@@ -9,6 +10,7 @@ mod random;
 pub mod tables;
 mod training;
 
+pub use card::card;
 pub use curves::{Curves, RiskCoverage, Threshold};
 pub use long::{LongEvaluation, LongKind, LongRecall, evaluate_long};
 pub use metrics::{Calibration, LabelMetrics, Metrics, area_under_roc, expected_calibration_error};

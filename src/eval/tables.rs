@@ -1,11 +1,31 @@
 //! Evaluations as Markdown, for model cards and the README; and putting generated text between marks in a file.
 
-use super::{Evaluation, Metrics};
+use super::{Evaluation, LabelMetrics, Metrics, Training};
 use std::{collections::BTreeMap, fmt::Write as _};
+
+/// How a mark begins that [`fill`] fills.
+pub const MARK: &str = "<!-- generated:";
+
+/// From so many labels on, a table of all of them, or a matrix, is no longer read.
+pub(super) const MANY_LABELS: usize = 20;
 
 /// A share as a percentage with one decimal, or a dash.
 pub fn percent(share: impl Into<Option<f64>>) -> String {
     share.into().map_or("–".into(), |share| format!("{:.1}", 100.0 * share))
+}
+
+/// A text that stays within its cell of a table, and is read as it is: labels and messages are anyone's.
+pub fn cell(text: &str) -> String {
+    text.chars().fold(String::with_capacity(text.len()), |mut out, c| {
+        match c {
+            '<' => out.push_str("&lt;"),
+            '&' => out.push_str("&amp;"),
+            '|' | '\\' | '`' | '*' | '[' | ']' => out.extend(['\\', c]),
+            c if c.is_control() => out.push(' '),
+            c => out.push(c),
+        }
+        out
+    })
 }
 
 fn auroc(value: Option<f64>) -> String {
@@ -45,11 +65,104 @@ pub fn languages(evaluation: &Evaluation) -> String {
 
 /// Precision, recall and F1 of every label.
 pub fn labels(evaluation: &Evaluation) -> String {
+    let all = evaluation.labels.iter().filter_map(|label| Some((label, evaluation.overall.labels.get(label)?)));
+    label_table(all)
+}
+
+/// The same of the 20 labels with the lowest F1 among those that occur in the rows.
+pub fn worst_labels(evaluation: &Evaluation) -> String {
+    let mut labels: Vec<(&String, &LabelMetrics)> =
+        evaluation.overall.labels.iter().filter(|(_, metrics)| metrics.support > 0).collect();
+    labels.sort_by(|a, b| a.1.f1.total_cmp(&b.1.f1));
+    label_table(labels.into_iter().take(MANY_LABELS))
+}
+
+fn label_table<'a>(labels: impl Iterator<Item = (&'a String, &'a LabelMetrics)>) -> String {
     let mut out = String::from("| label | precision % | recall % | F1 % | rows |\n|---|---:|---:|---:|---:|");
-    for label in &evaluation.labels {
-        let Some(m) = evaluation.overall.labels.get(label) else { continue };
-        let (precision, recall) = (percent(m.precision), percent(m.recall));
+    for (label, m) in labels {
+        let (label, precision, recall) = (cell(label), percent(m.precision), percent(m.recall));
         let _ = write!(out, "\n| {label} | {precision} | {recall} | {} | {} |", percent(m.f1), m.support);
+    }
+    out.push('\n');
+    out
+}
+
+/// The pairs of labels that are confused most often, each with one of the messages.
+pub fn confused(evaluation: &Evaluation) -> String {
+    let mut out = String::from("| true label | given label | rows | for example |\n|---|---|---:|---|");
+    for pair in &evaluation.confused {
+        let (label, given) = (cell(&pair.label), cell(&pair.predicted));
+        let example = pair.examples.first().map(|text| cell(text)).unwrap_or_default();
+        let _ = write!(out, "\n| {label} | {given} | {} | {example} |", pair.rows);
+    }
+    out.push('\n');
+    out
+}
+
+/// What the thresholds trade.
+pub fn thresholds(evaluation: &Evaluation) -> String {
+    let (m, curves) = (&evaluation.overall, &evaluation.curves);
+    let mut out = String::from("| thresholds | % |\n|---|---:|");
+    for (name, share) in [
+        ("in-scope accuracy with those of the model", m.in_scope_accuracy),
+        ("in-scope accuracy without any", curves.in_scope_accuracy_unrefused),
+        ("false refusals with those of the model", m.false_refusal_rate),
+        ("false refusals with one that has 95 % OOS recall", curves.false_refusal_at_95_recall),
+        ("OOS recall with those of the model", m.oos_recall),
+        ("OOS recall with one that has 95.5 % in-scope accuracy", curves.oos_recall_at_955_accuracy),
+    ] {
+        let _ = write!(out, "\n| {name} | {} |", percent(share));
+    }
+    out.push('\n');
+    out
+}
+
+/// How a model was trained.
+pub fn training(training: &Training) -> String {
+    let mut out = String::from("| setting | value |\n|---|---:|");
+    let kept = training.epochs.iter().rfind(|epoch| epoch.best);
+    let base = training.base.as_ref().map_or("none: fresh weights".to_owned(), |base| format!("hash {base}"));
+    let run = [
+        ("base encoder", base),
+        ("teacher beside the labels", if training.teacher { "yes" } else { "no" }.to_owned()),
+        ("epochs run", training.epochs.len().to_string()),
+        ("epoch kept", kept.map_or("\u{2013}".to_owned(), |epoch| epoch.epoch.to_string())),
+        ("its validation score", kept.map_or("\u{2013}".to_owned(), |epoch| format!("{:.4}", epoch.score))),
+        ("validation rows", training.valid_rows.to_string()),
+        ("seconds", format!("{:.0}", training.seconds)),
+    ];
+    let options = training.options.iter().map(|(name, value)| (name.replace('_', " "), setting(value)));
+    for (name, value) in run.map(|(name, value)| (name.to_owned(), value)).into_iter().chain(options) {
+        let _ = write!(out, "\n| {} | {} |", cell(&name), cell(&value));
+    }
+    out.push('\n');
+    out
+}
+
+/// A setting as it is read, without the quotes of JSON.
+pub fn setting(value: &serde_json::Value) -> String {
+    value.as_str().map_or_else(|| value.to_string(), str::to_owned)
+}
+
+/// Training rows by label; of more than 20 labels, the 20 with the fewest.
+pub fn training_labels(training: &Training) -> String {
+    let mut labels: Vec<(&String, &usize)> = training.labels.iter().collect();
+    if labels.len() > MANY_LABELS {
+        labels.sort_by_key(|(_, rows)| **rows);
+        labels.truncate(MANY_LABELS);
+    }
+    row_table("label", labels, training.labels.values().sum())
+}
+
+/// Training rows by language.
+pub fn training_languages(training: &Training) -> String {
+    row_table("language", training.languages.iter().collect(), training.languages.values().sum())
+}
+
+fn row_table(name: &str, counts: Vec<(&String, &usize)>, all: usize) -> String {
+    let mut out = format!("| {name} | training rows |\n|---|---:|\n| **all** | {all} |");
+    for (name, rows) in counts {
+        let _ = write!(out, "\n| {} | {rows} |", cell(name));
     }
     out.push('\n');
     out
@@ -107,12 +220,12 @@ pub fn long(evaluation: &Evaluation) -> Option<String> {
 pub fn confusion(evaluation: &Evaluation) -> String {
     let mut out = String::from("| true \\ said |");
     for label in &evaluation.labels {
-        let _ = write!(out, " {label} |");
+        let _ = write!(out, " {} |", cell(label));
     }
     out.push_str("\n|---|");
     out.push_str(&"---:|".repeat(evaluation.labels.len()));
     for (label, row) in evaluation.labels.iter().zip(&evaluation.confusion) {
-        let _ = write!(out, "\n| {label} |");
+        let _ = write!(out, "\n| {} |", cell(label));
         for count in row {
             let _ = write!(out, " {count} |");
         }
@@ -137,7 +250,7 @@ pub fn beside(evaluation: &Evaluation, overall: f64, languages: &BTreeMap<String
 ///
 /// `None` when the marks are not there.
 pub fn fill(document: &str, name: &str, content: &str) -> Option<String> {
-    let open = format!("<!-- generated: {name} -->");
+    let open = format!("{MARK} {name} -->");
     let from = document.find(&open)? + open.len();
     let to = from + document[from..].find("<!-- /generated -->")?;
     Some(format!("{}\n{}\n{}", &document[..from], content.trim(), &document[to..]))

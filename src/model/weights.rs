@@ -7,7 +7,7 @@ use crate::engine::{
 };
 use half::f16;
 use safetensors::tensor::{Dtype as Stored, TensorView};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 
 /// The number format that weights are stored in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize)]
@@ -81,7 +81,8 @@ pub fn encode_weights(classifier: &Classifier, dtype: Dtype) -> candle_core::Res
         .map(|(name, (kind, shape, bytes))| Ok((name, TensorView::new(*kind, shape.clone(), bytes)?)))
         .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
         .map_err(candle_core::Error::wrap)?;
-    // Some readers refuse a file that does not say which framework's tensors it holds.
-    let metadata = [("format".to_owned(), "pt".to_owned())].into_iter().collect();
-    safetensors::serialize(views, Some(metadata)).map_err(candle_core::Error::wrap)
+    // Readers of plain tensors may refuse a file that does not say which framework's they are; ours alone reads the others.
+    let is_plain = matches!(dtype, Dtype::F32 | Dtype::F16);
+    let metadata = is_plain.then(|| HashMap::from([("format".to_owned(), "pt".to_owned())]));
+    safetensors::serialize(views, metadata).map_err(candle_core::Error::wrap)
 }

@@ -12,6 +12,7 @@ mod checkpoint;
 mod classification;
 mod corpus;
 mod distill;
+mod doubt;
 mod embedding_cache;
 mod fit;
 mod joined;
@@ -19,6 +20,7 @@ mod oos_scores;
 mod optimizer;
 mod probe;
 mod readiness;
+mod regression;
 mod search;
 mod soft_labels;
 mod split;
@@ -32,6 +34,7 @@ pub use base::base_from_dir;
 pub use base::fetch_base;
 pub use corpus::{Text, corpus_texts, texts};
 pub use distill::{DistillJob, DistillOptions, Distilled, HeldOut, default_cache, distill};
+pub use doubt::{Doubt, Suspect, doubt};
 pub use oos_scores::{OosScore, oos_scores};
 pub use probe::probe;
 pub use readiness::{LabelAt, Warning};
@@ -147,15 +150,15 @@ impl Preset {
     /// Batches to see in all.
     fn steps(self) -> usize {
         match self {
-            Preset::Fast => 3_000,
-            Preset::Standard => 9_000,
-            Preset::Best => 18_000,
+            Preset::Fast => 2_000,
+            Preset::Standard => 6_000,
+            Preset::Best => 12_000,
         }
     }
 }
 
 /// Within these bounds the fewer rows there are, the more often each is seen.
-const EPOCHS: std::ops::RangeInclusive<usize> = 3..=40;
+const EPOCHS: std::ops::RangeInclusive<usize> = 4..=40;
 
 impl Options {
     /// The settings for so many rows.
@@ -333,6 +336,9 @@ pub enum TrainError {
     /// The observer asked to stop. Nothing is lost: the checkpoint holds the run.
     #[error("interrupted; the checkpoint is in {}", .0.display())]
     Interrupted(PathBuf),
+    /// The observer asked to stop, and there is nothing that could go on later.
+    #[error("stopped")]
+    Stopped,
     /// The tensor library failed.
     #[error("candle: {0}")]
     Candle(#[from] candle_core::Error),

@@ -1,143 +1,23 @@
-//! The report as one page: no script, nothing fetched.
+//! The report as one page.
 
 use super::{
     Failure,
-    plots::{self, ACTIONS, Colour, GRID, INK},
+    plots::{self, ACTIONS},
     report::{BY_ACTION, by_action, share, shift},
 };
+use crate::cli::page::{html::Page, plots::Colour};
 use intentgate::{
     audit::report::{Actions, LanguageFigures, Report},
     eval::tables::percent,
 };
-use std::{
-    collections::BTreeMap,
-    fmt::{self, Write as _},
-};
+use std::collections::BTreeMap;
 
 /// Languages in the plot; the table has all of them.
 const PLOTTED_LANGUAGES: usize = 24;
 
-const STYLE: &str = "
-:root { color-scheme: light dark; --paper: #ffffff; --ink: #24292f; --soft: #5b6470; --line: #d8dce1; --tile: #f4f6f8; }
-@media (prefers-color-scheme: dark) {
-  :root { --paper: #15181c; --ink: #dde1e6; --soft: #9aa3ae; --line: #3a4049; --tile: #1f242a; }
-}
-body { margin: 0 auto; max-width: 58rem; padding: 2rem 1.2rem 4rem; background: var(--paper); color: var(--ink);
-  font: 16px/1.5 system-ui, 'Segoe UI', Roboto, 'Noto Sans', sans-serif; }
-h1 { font-size: 1.7rem; margin: 0 0 .3rem; }
-h2 { font-size: 1.2rem; margin: 2.6rem 0 .6rem; padding-top: .9rem; border-top: 1px solid var(--line); }
-p, dd { max-width: 46rem; }
-.soft, figcaption, dd { color: var(--soft); }
-.tiles { display: grid; grid-template-columns: repeat(auto-fit, minmax(8.6rem, 1fr)); gap: .7rem; margin: 1.3rem 0; padding: 0; }
-.tiles li { list-style: none; background: var(--tile); border-radius: .4rem; padding: .6rem .9rem; }
-.tiles b { display: block; font-size: 1.4rem; }
-.wide { overflow-x: auto; }
-table { border-collapse: collapse; font-size: .9rem; margin: .8rem 0; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; vertical-align: top; padding: .28rem .8rem .28rem 0; border-bottom: 1px solid var(--line); }
-th { color: var(--soft); font-weight: 600; }
-td.number, th.number { text-align: right; white-space: nowrap; }
-td.text { overflow-wrap: anywhere; min-width: 14rem; unicode-bidi: isolate; }
-code { font: .85em ui-monospace, 'DejaVu Sans Mono', monospace; overflow-wrap: anywhere; }
-figure { margin: 1rem 0; }
-figure > svg { max-width: 100%; height: auto; display: block; }
-figcaption span { display: inline-block; margin-right: 1.1rem; }
-figcaption svg { display: inline; vertical-align: -1px; }
-dt { font-weight: 600; margin-top: .7rem; }
-dd { margin: 0; }
-@media print { body { max-width: none; padding: 0; font-size: 11px; } h2 { break-after: avoid; } figure, tr { break-inside: avoid; } }
-";
-
-/// Any text on the page goes through this: logs hold what customers typed.
-struct Escaped<'a>(&'a str);
-
-impl fmt::Display for Escaped<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.chars().try_for_each(|c| match c {
-            '&' => f.write_str("&amp;"),
-            '<' => f.write_str("&lt;"),
-            '>' => f.write_str("&gt;"),
-            '"' => f.write_str("&quot;"),
-            '\'' => f.write_str("&#39;"),
-            _ => f.write_char(c),
-        })
-    }
-}
-
-fn hex(colour: plotters::style::RGBColor) -> String {
-    format!("#{:02X}{:02X}{:02X}", colour.0, colour.1, colour.2)
-}
-
-/// Replaces the colours of plots and legends on a dark page.
-fn dark_style() -> String {
-    let rules = ACTIONS.iter().chain([&INK, &GRID]).fold(String::new(), |rules, Colour { light, dark }| {
-        let (light, dark) = (hex(*light), hex(*dark));
-        rules + &format!("[fill=\"{light}\"]{{fill:{dark}}}[stroke=\"{light}\"]{{stroke:{dark}}}")
-    });
-    format!("@media (prefers-color-scheme: dark){{{rules}}}")
-}
-
-struct Page(String);
-
-impl Page {
-    fn heading(&mut self, text: &str) {
-        let _ = writeln!(self.0, "<h2>{}</h2>", Escaped(text));
-    }
-
-    fn paragraph(&mut self, text: &str) {
-        let _ = writeln!(self.0, "<p>{}</p>", Escaped(text));
-    }
-
-    /// Columns whose heading begins with `#` hold numbers, those with `"` text of customers.
-    fn table<H: AsRef<str>, R: IntoIterator<Item = String>>(
-        &mut self,
-        header: impl IntoIterator<Item = H>,
-        rows: impl IntoIterator<Item = R>,
-    ) {
-        self.0.push_str("<div class=\"wide\"><table><thead><tr>");
-        let mut classes = Vec::new();
-        for name in header {
-            let (class, name) = match name.as_ref().split_at_checked(1) {
-                Some(("#", name)) => (" class=\"number\"", name),
-                Some(("\"", name)) => (" class=\"text\" dir=\"auto\"", name),
-                _ => ("", name.as_ref()),
-            };
-            let _ = write!(self.0, "<th scope=\"col\"{class}>{}</th>", Escaped(name));
-            classes.push(class);
-        }
-        self.0.push_str("</tr></thead><tbody>\n");
-        for row in rows {
-            self.0.push_str("<tr>");
-            for (cell, class) in row.into_iter().zip(&classes) {
-                let _ = write!(self.0, "<td{class}>{}</td>", Escaped(&cell));
-            }
-            self.0.push_str("</tr>\n");
-        }
-        self.0.push_str("</tbody></table></div>\n");
-    }
-
-    /// A plot, made by [`plots`], which escapes what it draws.
-    fn figure(&mut self, svg: &str, legend: &[(&Colour, &str)], caption: &str) {
-        let _ = write!(self.0, "<figure>{svg}<figcaption>");
-        for (colour, name) in legend {
-            let fill = hex(colour.light);
-            let swatch =
-                format!("<svg width=\"12\" height=\"12\"><rect width=\"12\" height=\"12\" fill=\"{fill}\"/></svg>");
-            let _ = write!(self.0, "<span>{swatch} {}</span>", Escaped(name));
-        }
-        let _ = writeln!(self.0, "<br>{}</figcaption></figure>", Escaped(caption));
-    }
-}
-
 /// The page.
 pub fn page(report: &Report) -> Result<String, Failure> {
-    let title = "Audit report of the message guard";
-    let mut page = Page(format!(
-        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\n\
-         <meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n\
-         <meta name=\"viewport\" content=\"width=device-width, initial-scale=1\">\n\
-         <title>{title}</title>\n<style>{STYLE}{}</style></head>\n<body>\n<h1>{title}</h1>\n",
-        dark_style()
-    ));
+    let mut page = Page::new("Audit report of the message guard");
     summary(&mut page, report);
     if report.actions.messages > 0 {
         volume(&mut page, report)?;
@@ -150,8 +30,7 @@ pub fn page(report: &Report) -> Result<String, Failure> {
     }
     integrity(&mut page, report);
     definitions(&mut page, report);
-    page.0.push_str("</body></html>\n");
-    Ok(page.0)
+    Ok(page.finish())
 }
 
 fn summary(page: &mut Page, report: &Report) {
@@ -160,12 +39,12 @@ fn summary(page: &mut Page, report: &Report) {
         _ => "no records".to_owned(),
     };
     let version = env!("CARGO_PKG_VERSION");
-    let _ = writeln!(page.0, "<p class=\"soft\">{period}<br>Made by intentgate {version}</p>\n<ul class=\"tiles\">");
+    page.about([&*period, &format!("Made by intentgate {version}")]);
     let all = &report.actions;
     let rate = |count| format!("{} %", share(count, all.messages));
     let integrity = &report.integrity;
     let gone = integrity.missing + integrity.lost + integrity.unreadable;
-    for (value, name) in [
+    let tiles = [
         (all.messages.to_string(), "messages"),
         (rate(all.route), "answered by a flow"),
         (rate(all.ask_back), "asked back"),
@@ -173,10 +52,8 @@ fn summary(page: &mut Page, report: &Report) {
         (rate(all.hand_off), "handed to a person"),
         (report.near_threshold.to_string(), "near the threshold"),
         (gone.to_string(), "records missing, lost or unreadable"),
-    ] {
-        let _ = writeln!(page.0, "<li><b>{value}</b>{name}</li>");
-    }
-    page.0.push_str("</ul>\n");
+    ];
+    page.tiles(tiles.map(|(value, name)| (value, name, String::new())));
     let models =
         report.models.iter().map(|(name, count)| [name.clone(), count.to_string(), share(*count, all.messages)]);
     page.table(["model version", "#messages", "#share %"], models);
@@ -346,13 +223,12 @@ fn integrity(page: &mut Page, report: &Report) {
 
 fn definitions(page: &mut Page, report: &Report) {
     page.heading("Definitions");
-    page.0.push_str("<dl>\n");
     let near = format!(
         "The out-of-scope score is at most {} away from the threshold: a little change of words could have changed the \
          decision. The threshold is that of the message's most probable in-scope label.",
         report.near
     );
-    for (name, definition) in [
+    page.definitions([
         (
             "Message",
             "One decision of the bot, with one record in the log. All shares are shares of messages, if not stated otherwise.",
@@ -406,8 +282,5 @@ fn definitions(page: &mut Page, report: &Report) {
           noted itself that it could not write records, since its queue or the disk was full. Unreadable: a line is damaged. \
           Out of order: a number is not above the one before, as when a file is given twice.",
         ),
-    ] {
-        let _ = writeln!(page.0, "<dt>{}</dt><dd>{}</dd>", Escaped(name), Escaped(definition));
-    }
-    page.0.push_str("</dl>\n");
+    ]);
 }

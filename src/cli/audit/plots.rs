@@ -1,40 +1,18 @@
-//! Plots of a report, as SVG for the page around them.
-//!
-//! Colours are those of a light page; the page's style sheet replaces them by value on a dark one.
+//! Plots of a report.
 
+use super::Failure;
+use crate::cli::page::plots::{Colour, GAP, PALETTE, WIDTH, bar, draw, style};
 use intentgate::audit::report::{Actions, Drift, OosBin};
 use plotters::{
-    chart::MeshStyle,
     coord::ranged1d::{IntoSegmentedCoord, SegmentValue},
     prelude::*,
 };
 use std::{collections::BTreeMap, ops::Range};
 
-type Failure = Box<dyn std::error::Error>;
+/// Of the actions, in the order of their names.
+pub const ACTIONS: [Colour; 5] = PALETTE;
 
-/// A colour on a light page and on a dark one.
-pub struct Colour {
-    pub light: RGBColor,
-    pub dark: RGBColor,
-}
-
-/// Text and axes.
-pub const INK: Colour = Colour { light: RGBColor(0x24, 0x29, 0x2F), dark: RGBColor(0xDD, 0xE1, 0xE6) };
-/// Lines behind the bars.
-pub const GRID: Colour = Colour { light: RGBColor(0xD8, 0xDC, 0xE1), dark: RGBColor(0x3A, 0x40, 0x49) };
-/// Of the actions, in the order of their names; far from each other for colour-blind readers, too.
-pub const ACTIONS: [Colour; 5] = [
-    Colour { light: RGBColor(0x2F, 0x6D, 0xB5), dark: RGBColor(0x6A, 0xA5, 0xE8) },
-    Colour { light: RGBColor(0xE0, 0xA8, 0x2E), dark: RGBColor(0xEC, 0xC4, 0x62) },
-    Colour { light: RGBColor(0xB5, 0x42, 0x2B), dark: RGBColor(0xE9, 0x87, 0x6C) },
-    Colour { light: RGBColor(0x2E, 0x8B, 0x75), dark: RGBColor(0x63, 0xC6, 0xAD) },
-    Colour { light: RGBColor(0x8A, 0x8F, 0x98), dark: RGBColor(0x9A, 0xA1, 0xAC) },
-];
-
-const WIDTH: u32 = 860;
 const HEIGHT: u32 = 260;
-/// Pixels between two bars, halved.
-const GAP: u32 = 2;
 
 /// Messages by day, a bar for each, parted by action.
 pub fn days(days: &BTreeMap<String, Actions>) -> Result<String, Failure> {
@@ -53,7 +31,7 @@ pub fn oos_scores(bins: &[OosBin]) -> Result<String, Failure> {
 /// What is done with the messages of each language, as shares of a bar across.
 pub fn languages(languages: &[(String, Actions)]) -> Result<String, Failure> {
     let rows = languages.len().max(1);
-    draw(22 * rows as u32 + 50, |area| {
+    draw(WIDTH, 22 * rows as u32 + 50, |area| {
         // From the top down, though the axis goes up.
         let name = |row: usize| languages.iter().rev().nth(row).map_or(String::new(), |(name, _)| name.clone());
         let mut chart = ChartBuilder::on(area)
@@ -85,7 +63,7 @@ pub fn languages(languages: &[(String, Actions)]) -> Result<String, Failure> {
 pub fn confidence(drift: &Drift) -> Result<String, Failure> {
     let bins = drift.confidence.len();
     let highest = drift.confidence.iter().fold(0.0, |highest: f64, bin| highest.max(bin.expected).max(bin.found));
-    draw(HEIGHT, |area| {
+    draw(WIDTH, HEIGHT, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(26)
@@ -112,7 +90,7 @@ pub fn confidence(drift: &Drift) -> Result<String, Failure> {
 /// One bar for each name, its parts on top of each other.
 fn columns(names: &[impl AsRef<str>], bars: &[Vec<u64>], colours: &[&Colour]) -> Result<String, Failure> {
     let highest = bars.iter().map(|parts| parts.iter().sum::<u64>()).max().unwrap_or(0).max(1);
-    draw(HEIGHT, |area| {
+    draw(WIDTH, HEIGHT, |area| {
         let mut chart = ChartBuilder::on(area)
             .margin(8)
             .x_label_area_size(26)
@@ -147,32 +125,4 @@ fn columns(names: &[impl AsRef<str>], bars: &[Vec<u64>], colours: &[&Colour]) ->
 /// The numbers of so many bars; plotters counts the end of a range in.
 fn numbers(bars: usize) -> Range<usize> {
     0..bars.max(1) - 1
-}
-
-type Area<'a> = DrawingArea<SVGBackend<'a>, plotters::coord::Shift>;
-
-fn draw(height: u32, plot: impl FnOnce(&Area<'_>) -> Result<(), Failure>) -> Result<String, Failure> {
-    let mut svg = String::new();
-    let area = SVGBackend::with_string(&mut svg, (WIDTH, height)).into_drawing_area();
-    plot(&area)?;
-    area.present()?;
-    drop(area);
-    Ok(svg)
-}
-
-/// A filled rectangle; `margin` is in pixels: above, below, left and right.
-fn bar<C>(corners: [C; 2], colour: &Colour, margin: (u32, u32, u32, u32)) -> Rectangle<C> {
-    let mut bar = Rectangle::new(corners, colour.light.filled());
-    bar.set_margin(margin.0, margin.1, margin.2, margin.3);
-    bar
-}
-
-/// How axes, lines and labels look in every plot.
-fn style<'m, 'a, 'b, X: Ranged, Y: Ranged, DB: DrawingBackend>(
-    mesh: &'m mut MeshStyle<'a, 'b, X, Y, DB>,
-) -> &'m mut MeshStyle<'a, 'b, X, Y, DB> {
-    mesh.axis_style(INK.light)
-        .bold_line_style(GRID.light)
-        .light_line_style(TRANSPARENT)
-        .label_style(("sans-serif", 15).into_font().color(&INK.light))
 }
