@@ -33,9 +33,8 @@ def read(path):
         return [json.loads(line) for line in file if line.strip()]
 
 
-def sample(rows, shots, oos):
-    """So many rows of each label, chosen by the seed. Out-of-scope rows are no label to learn from few examples: as many
-    are kept as of all labels together in proportion, at least as many as of a label."""
+def sample(rows, shots):
+    """So many rows of each label, the out-of-scope one too, chosen by the seed."""
     if shots is None:
         return rows
     by_label = collections.defaultdict(list)
@@ -75,7 +74,7 @@ def main():
     flags = ["--oos-label", oos] if oos else []
     lines = []
     for shots in SHOTS:
-        rows = sample(train, shots, oos)
+        rows = sample(train, shots)
         with tempfile.TemporaryDirectory() as scratch:
             scratch = pathlib.Path(scratch)
             few = scratch / "train.jsonl"
@@ -104,17 +103,20 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     header = ["training rows", "rows", "in-scope accuracy %", "with refusals %", "OOS recall %", "OOS AUROC", "OOS recall % at 95.5 %", "ECE", "training, s"]
     table = [header, ["---"] + ["---:"] * (len(header) - 1), *lines]
+    options = [*flags, *(["--valid", "valid.jsonl"] if valid.exists() else []), "--dtype", "int8", "--seed", SEED]
+    shown = " ".join(["intentgate train --data train.jsonl", *map(str, options), "--out model"])
+    held_out = "The runs on few rows hold out validation rows of their own." if valid.exists() else "Validation rows are held out of the training rows."
     record = f"""# Retraining on {arguments.name}
 
 {datetime.date.today()}, commit {commit}, seed {SEED}, {cpu()}, backend {evaluation["backend"]}.
 Made by `benches/retrain/run.py {arguments.name} DIR`, which runs
 
 ```sh
-intentgate train --data train.jsonl {" ".join(flags)} --valid valid.jsonl --dtype int8 --seed {SEED} --out model
+{shown}
 intentgate eval --model model --data test.jsonl
 ```
 
-from `models/base` with the shipped defaults.
+from `models/base` with the shipped defaults. {held_out}
 
 """ + "\n".join("| " + " | ".join(map(str, line)) + " |" for line in table) + "\n"
     (ROOT / "benches/record" / f"{arguments.name}.md").write_text(record, encoding="utf-8")
