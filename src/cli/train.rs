@@ -211,7 +211,8 @@ pub fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 }
 
 fn options(arguments: &Arguments, rows: usize) -> Options {
-    let epochs = arguments.epochs.unwrap_or(Options::preset(arguments.preset.into(), rows).epochs);
+    let preset = Options::preset(arguments.preset.into(), rows);
+    let Options { epochs, patience, .. } = preset.clone().with_epochs(arguments.epochs.unwrap_or(preset.epochs));
     Options {
         layers: arguments.layers,
         hidden_size: arguments.hidden_size,
@@ -227,7 +228,7 @@ fn options(arguments: &Arguments, rows: usize) -> Options {
         augment: arguments.augment,
         word_dropout: arguments.word_dropout,
         joined: arguments.joined,
-        patience: arguments.patience.unwrap_or((epochs / 3).max(3)),
+        patience: arguments.patience.unwrap_or(patience),
         max_tokens: arguments.max_tokens,
         seed: arguments.seed,
         dtype: arguments.dtype,

@@ -6,13 +6,12 @@
 
 use super::{
     Encoding, Observer, TrainError, base, labels,
-    regression::{regress, scores, standardize},
+    regression::{self, regress, scores},
 };
 use crate::{
     data::Row,
     engine::{EncoderConfig, TensorFile},
     guard::{Bundle, LoadError},
-    label::Flow,
     model::{Batch, Classifier},
     tokenizer::{self, Tokenizer},
 };
@@ -105,7 +104,8 @@ pub fn doubt(base: &Bundle<'_>, rows: &[Row], observer: &mut dyn Observer) -> Re
     })
 }
 
-/// Suspect rows, of those that have probabilities, with the label each should probably have, those with the largest gap between both probabilities first.
+/// Suspect rows, of those that have probabilities, with the label each should probably have; those with the largest gap
+/// between both probabilities first.
 fn suspects(probabilities: &[Vec<f32>], gold: &[usize], classes: usize) -> Vec<(usize, usize)> {
     // How probable a label usually is for the rows that have it.
     let mut usual = vec![(0.0f64, 0usize); classes];
@@ -164,12 +164,7 @@ fn vectors(base: &Bundle<'_>, rows: &[Row], observer: &mut dyn Observer) -> Resu
             return Err(TrainError::Stopped);
         }
     }
-    standardize(&mut vectors, rows.len());
-    for (vector, row) in vectors.iter_mut().zip(rows) {
-        vector.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
-        vector.push(1.0);
-    }
-    Ok(vectors)
+    Ok(regression::inputs(vectors, rows, rows.len()))
 }
 
 #[cfg(test)]
@@ -178,7 +173,8 @@ mod tests {
 
     #[test]
     fn planted_errors_are_found_and_named() {
-        // Four classes, of which the third is always less sure of itself; every 21st label, of each class in turn, is turned into the next.
+        // Four classes, of which the third is always less sure of itself; every 21st label, of each class in turn, is turned
+        // into the next.
         let sure = [0.9f32, 0.8, 0.5, 0.85];
         let truth: Vec<usize> = (0..800).map(|n| n % 4).collect();
         let planted = |n: usize| n % 21 == 7;

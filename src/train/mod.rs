@@ -166,8 +166,13 @@ impl Options {
         let options = Options::default();
         let batches = rows.div_ceil(options.batch_size).max(1);
         let epochs = ((preset.steps() + batches / 2) / batches).clamp(*EPOCHS.start(), *EPOCHS.end());
+        options.with_epochs(epochs)
+    }
+
+    /// These settings for so many epochs at most, with the patience that fits them.
+    pub fn with_epochs(self, epochs: usize) -> Self {
         // A long run has its best epochs at the end, where the learning rate is low.
-        Options { epochs, patience: (epochs / 3).max(options.patience), ..options }
+        Options { epochs, patience: (epochs / 3).max(Options::default().patience), ..self }
     }
 
     fn schedule(&self) -> fit::Schedule {

@@ -4,12 +4,11 @@ use super::{
     OOS_LABEL, Observer, TrainError,
     embedding_cache::EmbeddingCache,
     labels,
-    regression::{argmax, regress, scores, standardize},
+    regression::{self, argmax, regress, scores},
 };
 use crate::{
     data::Row,
     eval::{Probe, area_under_roc},
-    label::Flow,
     model::Teacher,
 };
 use std::path::Path;
@@ -41,16 +40,12 @@ pub fn probe(
         None => EmbeddingCache::in_memory(teacher.width()),
     };
     cache.fill(teacher, rows.iter().map(|row| (row.context, row.text.as_str())), observer)?;
-    let mut inputs: Vec<Vec<f32>> = rows
+    let vectors: Vec<Vec<f32>> = rows
         .iter()
         .filter_map(|row| cache.place(teacher, row.context, &row.text))
         .map(|place| cache.read(place))
         .collect::<Result<_, _>>()?;
-    standardize(&mut inputs, train.len());
-    for (input, row) in inputs.iter_mut().zip(&rows) {
-        input.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
-        input.push(1.0);
-    }
+    let inputs = regression::inputs(vectors, rows.iter().copied(), train.len());
     let gold: Vec<usize> =
         rows.iter().map(|row| labels.iter().position(|label| *label == row.label).unwrap_or(0)).collect();
     let (fit, rest) = (0..train.len(), train.len()..train.len() + valid.len());

@@ -1,12 +1,27 @@
 //! Softmax regression on fixed vectors.
 
+use crate::{data::Row, label::Flow};
 use rand::{SeedableRng, seq::SliceRandom};
 use rand_chacha::ChaCha8Rng;
 
 const EPOCHS: usize = 40;
 
+/// Vectors of rows as inputs: standardised by the first `fitted` of them, with the flow and a constant at the end.
+pub(super) fn inputs<'a>(
+    mut vectors: Vec<Vec<f32>>,
+    rows: impl IntoIterator<Item = &'a Row>,
+    fitted: usize,
+) -> Vec<Vec<f32>> {
+    standardize(&mut vectors, fitted);
+    for (vector, row) in vectors.iter_mut().zip(rows) {
+        vector.extend(Flow::ALL.map(|flow| f32::from(row.context == Some(flow))));
+        vector.push(1.0);
+    }
+    vectors
+}
+
 /// Mean 0 and deviation 1 in every dimension, measured on the first `count` vectors.
-pub(super) fn standardize(vectors: &mut [Vec<f32>], count: usize) {
+fn standardize(vectors: &mut [Vec<f32>], count: usize) {
     let width = vectors.first().map_or(0, Vec::len);
     for dimension in 0..width {
         let values = || vectors[..count].iter().map(|vector| f64::from(vector[dimension]));

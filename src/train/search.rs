@@ -1,6 +1,6 @@
 //! A small search over the settings that matter, on validation rows alone.
 
-use super::{Job, Observer, Options, TrainError, Trained, checkpoint, train};
+use super::{Epoch, Job, Observer, Options, TrainError, Trained, checkpoint, train};
 use crate::{
     eval::TRAINING,
     guard::{FILES, Guard},
@@ -17,7 +17,7 @@ const RESULT: &str = "trial.json";
 struct Finished {
     /// The settings, as text, so that the trials of another search are not taken for these.
     options: String,
-    trained: Vec<super::Epoch>,
+    trained: Vec<Epoch>,
 }
 
 /// The settings that [`search`] tries: those given, then with another learning rate, and with more or less noise on the
@@ -41,7 +41,7 @@ pub fn candidates(options: &Options) -> Vec<Options> {
 /// As [`train`].
 pub fn search(job: &Job<'_>, candidates: &[Options], observer: &mut dyn Observer) -> Result<Trained, TrainError> {
     let trials = job.out.join(TRIALS);
-    let mut best: Option<(f64, usize)> = None;
+    let mut best: Option<(f64, usize, Vec<Epoch>)> = None;
     for (number, options) in candidates.iter().enumerate() {
         let out = trials.join(number.to_string());
         let result = out.join(RESULT);
@@ -59,11 +59,11 @@ pub fn search(job: &Job<'_>, candidates: &[Options], observer: &mut dyn Observer
             }
         };
         let score = epochs.iter().map(|epoch| epoch.score).fold(f64::NEG_INFINITY, f64::max);
-        if best.is_none_or(|(highest, _)| score > highest) {
-            best = Some((score, number));
+        if best.as_ref().is_none_or(|(highest, ..)| score > *highest) {
+            best = Some((score, number, epochs));
         }
     }
-    let Some((_, number)) = best else { return Err(TrainError::Option("there are no settings to try".into())) };
+    let Some((_, number, epochs)) = best else { return Err(TrainError::Option("there are no settings to try".into())) };
     let from = trials.join(number.to_string());
     let io = |path: &Path| {
         let path = path.to_owned();
@@ -73,7 +73,6 @@ pub fn search(job: &Job<'_>, candidates: &[Options], observer: &mut dyn Observer
         let path = from.join(name);
         checkpoint::write(&job.out.join(name), &fs::read(&path).map_err(io(&path))?)?;
     }
-    let epochs = read(&from.join(RESULT)).map(|finished| finished.trained).unwrap_or_default();
     fs::remove_dir_all(&trials).map_err(io(&trials))?;
     Ok(Trained { guard: Guard::from_dir(job.out)?, epochs })
 }
